@@ -1,0 +1,76 @@
+"""Typed settings of the core.
+
+Owns: `GatewayConfig` and its parts, and the checks that need no file and no network (`problems`).
+Must never: read a file or the environment. Secrets and commands arrive here resolved.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from mcpgate_proto.effects import ProcessLimits
+from mcpgate_proto.limits import Limits
+
+__all__ = ["GatewayConfig", "ListenConfig", "ServerConfig"]
+
+SEPARATOR = "__"
+
+
+class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """One upstream server. For `stdio`, `command` is an absolute path and `env` the whole environment."""
+
+    name: str
+    transport: Literal["stdio", "http", "websocket", "unix"] = "stdio"
+    enabled: bool = True
+    command: str = ""
+    args: tuple[str, ...] = ()
+    env: dict[str, str] = {}
+    cwd: str | None = None
+    pin: str | None = None
+    process_limits: ProcessLimits | None = None
+    url: str = ""
+    headers: dict[str, str] = {}
+    ca_file: str | None = None
+    socket_path: str = ""
+    # The idle clock of a call, in seconds; progress winds it up again.
+    timeout: float = 30.0
+    metadata: dict[str, Any] = {}
+    era: Literal["auto", "legacy", "modern"] = "auto"
+    # Own name -> shown name, for tools and prompts; one `*` on both sides stands for any text.
+    rename: dict[str, str] = {}
+    isolation: Literal["principal", "session", "shared"] = "principal"
+
+
+class ListenConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """One place where clients come in."""
+
+    name: str
+    kind: Literal["stdio", "http"] = "http"
+    host: str = "127.0.0.1"
+    port: int = 0
+    path: str = "/mcp"
+    # Names besides loopback and the bound address that `Host` may carry, and origins that may call.
+    allowed_hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
+    behind_proxy: bool = False
+
+
+class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a `Gateway` needs to know.
+
+    `transparent`: one server, shown as if the client spoke to it directly (`run`, `connect`).
+    """
+
+    servers: tuple[ServerConfig, ...] = ()
+    listeners: tuple[ListenConfig, ...] = ()
+    limits: Limits = Limits()
+    log_level: Literal["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"] = (
+        "info"
+    )
+    transparent: bool = False
+    prefix: Literal["auto", "always", "never"] = "auto"
+    name_chars: int = 64
+    page_size: int = 1000
+    version: str = "0"

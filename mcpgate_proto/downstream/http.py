@@ -1,0 +1,400 @@
+"""One HTTP connection of a client.
+
+Owns: the order of checks up to the method (head syntax, Host, Origin, preflight, path, method, content
+type, Accept, body), the timers of a connection (head, body rate, keep-alive, SSE comment), the bytes of
+responses. What a request means is the `Endpoint`'s business.
+Must never: parse JSON; hold a response open that nobody will end; let a header decide without its check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from mcpgate_proto.effects import Peer, TlsFacts
+from mcpgate_proto.hub import Connection, Hub
+from mcpgate_proto.security.door import Door
+from mcpgate_proto.security.principal import Principal
+from mcpgate_proto.timers import Timer
+from mcpgate_proto.wire import http1_server as http1
+from mcpgate_proto.wire import jsonrpc, sse
+
+__all__ = ["EVENTS", "JSON", "Endpoint", "HttpClient", "Reply", "accepts"]
+
+JSON = "application/json"
+EVENTS = "text/event-stream"
+STREAM_HEADERS = [("Content-Type", EVENTS), ("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no")]
+ALLOWED_METHODS = "GET, POST, DELETE, OPTIONS"
+# C8: wildcards do not cover Authorization; `Mcp-Param-*` is reflected from what was asked for.
+ALLOWED_HEADERS = "Accept, Authorization, Content-Type, Last-Event-ID, MCP-Protocol-Version, Mcp-Method, Mcp-Name, Mcp-Session-Id"
+EXPOSED_HEADERS = "Mcp-Session-Id, WWW-Authenticate"
+
+
+class Reply(Protocol):
+    """The response under way on a connection, as the connection sees it."""
+
+    def client_gone(self, closed: bool) -> None:
+        """The client's end of stream (`closed` false: it may still read), or the end of the connection."""
+
+    def client_pressed(self, high: bool) -> None: ...
+
+
+class Endpoint(Protocol):
+    """What is behind a path."""
+
+    path: str
+
+    def post(self, http: HttpClient, head: http1.RequestHead, body: bytes) -> None: ...
+    def get(self, http: HttpClient, head: http1.RequestHead) -> None: ...
+    def delete(self, http: HttpClient, head: http1.RequestHead) -> None: ...
+
+
+class HttpClient:
+    """One connection. Implements `hub.Handler`."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        door: Door,
+        endpoint: Endpoint,
+        principal: Principal,
+        gone: Callable[[HttpClient], None],
+    ) -> None:
+        self.hub = hub
+        self.principal = principal
+        self._door = door
+        self._endpoint = endpoint
+        self._gone = gone
+        self._codec = http1.HttpServerCodec(hub.limits)
+        self.conn: Connection | None = None
+        self.reply: Reply | None = None
+        self.head: http1.RequestHead | None = None
+        self._cors: list[tuple[str, str]] = []
+        self._timer: Timer | None = None
+        self._comment: Timer | None = None
+        self._written_at = 0.0
+        self._body_since = 0.0
+        self._eof = False
+
+    def attach(self, conn: Connection) -> None:
+        self.conn = conn
+        self._arm(self.hub.limits.head_timeout_s, "http head", self._head_late)
+
+    # -- Handler
+
+    def connected(self, peer: Peer, tls: TlsFacts | None) -> None:
+        """Accepted, not dialled."""
+
+    def connect_failed(self, reason: str) -> None:
+        """Accepted, not dialled."""
+
+    def received_stderr(self, data: bytes) -> None:
+        """Not a child."""
+
+    def exited(self, status: int) -> None:
+        """Not a child."""
+
+    def received(self, data: bytes) -> None:
+        self._handle(self._codec.receive(data))
+        self._after_input()
+
+    def received_eof(self) -> None:
+        self._eof = True
+        self._handle(self._codec.receive_eof())
+        if self.reply is None and self._codec.phase in (
+            http1.Phase.HEAD,
+            http1.Phase.CLOSED,
+            http1.Phase.CLOSING,
+        ):
+            self.close()
+
+    def _after_input(self) -> None:
+        """Timers follow the phase; more than one request's worth is not read while one is answered."""
+        conn = self.conn
+        if conn is None:
+            return
+        phase = self._codec.phase
+        if phase is http1.Phase.RESPOND:
+            self._disarm()
+            if self._codec.buffered:
+                conn.hold("pipelined")
+        elif phase is http1.Phase.CLOSING and self._codec.discarded > self.hub.limits.discard_bytes:
+            self.close()
+
+    def pressed(self, high: bool) -> None:
+        if self.reply is not None:
+            self.reply.client_pressed(high)
+
+    def closed(self, reason: str) -> None:
+        self.conn = None
+        self._disarm()
+        self._end_comments()
+        reply, self.reply = self.reply, None
+        if reply is not None:
+            reply.client_gone(True)
+        self._gone(self)
+
+    def drop_reply(self) -> None:
+        """The response under way will not be finished: its client is gone."""
+        self.reply = None
+        self._end_comments()
+        self.close()
+
+    def close(self) -> None:
+        if self.conn is not None:
+            self.conn.close()
+
+    # -- timers
+
+    def _arm(self, delay_s: float, reason: str, callback: Callable[[], None]) -> None:
+        self._disarm()
+        self._timer = self.hub.after(delay_s, reason, callback)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _idle(self) -> None:
+        """Between requests: a short time once bytes have come, the keep-alive time otherwise."""
+        self._timer = None
+        if self._codec.head_started:
+            self._arm(self.hub.limits.head_timeout_s, "http head", self._head_late)
+        else:
+            self.close()
+
+    def _head_late(self) -> None:
+        self._timer = None
+        if not self._codec.head_started:
+            self.close()
+            return
+        self.hub.count("http_slow_heads")
+        self.refuse(408, "the request head took too long", close=True)
+
+    def _body_slow(self) -> None:
+        """After a first grace, a body keeps a least rate (threats.md 3, slowloris)."""
+        self._timer = None
+        limits = self.hub.limits
+        spent = self.hub.now - self._body_since
+        if self._codec.body_bytes < limits.body_rate_bytes_s * (spent - limits.body_grace_s / 2):
+            self.hub.count("http_slow_bodies")
+            self.refuse(408, "the request body came too slowly", close=True)
+        else:
+            self._arm(limits.body_grace_s, "http body", self._body_slow)
+
+    # -- requests
+
+    def _handle(self, events: list[http1.ServerEvent]) -> None:
+        for event in events:
+            kind = type(event)
+            if kind is http1.RequestHead:
+                self._opened(event)  # type: ignore[arg-type]
+            elif kind is http1.RequestBody:
+                self._complete(event.data)  # type: ignore[union-attr]
+            elif kind is http1.Refused:
+                self.hub.count("http_refused")
+                self._cors = []
+                self.refuse(event.status, event.reason, close=True)  # type: ignore[union-attr]
+            else:
+                self._peer_closed(kind is http1.Aborted)
+
+    def _peer_closed(self, aborted: bool) -> None:
+        if self.reply is not None:
+            self.reply.client_gone(False)
+        else:
+            self.close()
+
+    def _opened(self, head: http1.RequestHead) -> None:
+        """The order of checks of design.md, each with one status."""
+        self._disarm()
+        self.head = head
+        self._cors = []
+        headers = head.headers
+        host = headers.get("host")
+        wrong = self._door.check_host(host)
+        if wrong is None:
+            origins = headers.get_all("origin")
+            origin = origins[0] if origins else None
+            wrong = (
+                "the Origin header is repeated" if len(origins) > 1 else self._door.check_origin(origin, host)
+            )
+            if wrong is None and origin is not None:
+                self._cors = _cors(origin)
+        if wrong is not None:
+            self.hub.count("door_refused")
+            self.refuse(403, wrong)
+        elif head.method == "OPTIONS":
+            self._preflight(head)
+        elif head.path != self._endpoint.path:
+            self.refuse(404, "there is nothing here; the MCP endpoint has another path")
+        elif head.method not in ("GET", "POST", "DELETE"):
+            self.refuse(405, "the method is not allowed here", [("Allow", ALLOWED_METHODS)])
+        elif head.method == "POST":
+            self._post_opened(head)
+        elif not head.has_body:
+            self._dispatch(b"")
+        # else: a body nobody needs; `_complete` goes on
+
+    def _preflight(self, head: http1.RequestHead) -> None:
+        extra: list[tuple[str, str]] = []
+        if self._cors and head.headers.get("access-control-request-method"):
+            asked = head.headers.get("access-control-request-headers") or ""
+            params = [
+                name.strip() for name in asked.split(",") if name.strip().lower().startswith("mcp-param-")
+            ]
+            allowed = ", ".join([ALLOWED_HEADERS, *params[:32]])
+            extra = [
+                ("Access-Control-Allow-Methods", ALLOWED_METHODS),
+                ("Access-Control-Allow-Headers", allowed),
+                ("Access-Control-Max-Age", "600"),
+            ]
+        self.respond(204, [("Allow", ALLOWED_METHODS), *extra])
+
+    def _post_opened(self, head: http1.RequestHead) -> None:
+        kind = (head.headers.get("content-type") or "").split(";", 1)[0].strip().lower()
+        if kind != JSON:
+            self.refuse(415, "Content-Type must be application/json")
+        elif not accepts(head.headers.get("accept"), JSON) and not accepts(
+            head.headers.get("accept"), EVENTS
+        ):
+            self.refuse(406, "Accept must allow application/json or text/event-stream")
+        elif not head.has_body:
+            self._dispatch(b"")
+        else:
+            if head.expects_continue:
+                self._write(self._codec.continue_())
+            self._body_since = self.hub.now
+            self._arm(self.hub.limits.body_grace_s, "http body", self._body_slow)
+
+    def _complete(self, body: bytes) -> None:
+        self._disarm()
+        self._dispatch(body)
+
+    def _dispatch(self, body: bytes) -> None:
+        head = self.head
+        assert head is not None
+        if head.method == "POST":
+            self._endpoint.post(self, head, body)
+        elif head.method == "GET":
+            self._endpoint.get(self, head)
+        else:
+            self._endpoint.delete(self, head)
+
+    # -- responses
+
+    def _write(self, chunks: list[bytes]) -> None:
+        if self.conn is not None:
+            self._written_at = self.hub.now
+            self.conn.write(chunks)
+
+    def refuse(
+        self, status: int, reason: str, headers: list[tuple[str, str]] | None = None, *, close: bool = False
+    ) -> None:
+        """An answer without a call behind it: an id-less JSON-RPC error as its body (C2, A7)."""
+        body = jsonrpc.encode_error(None, jsonrpc.INVALID_REQUEST, reason)
+        self.respond(status, [("Content-Type", JSON), *(headers or [])], body, close=close)
+
+    def respond(
+        self, status: int, headers: list[tuple[str, str]], body: bytes = b"", *, close: bool = False
+    ) -> None:
+        if self.conn is None:
+            return
+        self.reply = None
+        self._write(self._codec.respond(status, [*headers, *self._cors], body, close=close))
+        self._answered()
+
+    def begin_stream(self, headers: list[tuple[str, str]]) -> None:
+        if self.conn is None:
+            return
+        self._write(self._codec.begin(200, [*STREAM_HEADERS, *headers, *self._cors]))
+        self._comment = self.hub.after(self.hub.limits.sse_comment_s, "sse comment", self._keep_alive)
+
+    def stream(self, event: bytes) -> None:
+        if self.conn is not None:
+            self._write(self._codec.data(event))
+
+    def end_stream(self) -> None:
+        self._end_comments()
+        if self.conn is not None:
+            self.reply = None
+            self._write(self._codec.end())
+            self._answered()
+
+    def _keep_alive(self) -> None:
+        """A comment when the stream was quiet for `sse_comment_s` (C7)."""
+        limits = self.hub.limits
+        quiet = self.hub.now - self._written_at
+        if quiet >= limits.sse_comment_s:
+            if not self.pressed_now:
+                self.stream(sse.COMMENT)
+            quiet = 0.0
+        self._comment = self.hub.after(limits.sse_comment_s - quiet, "sse comment", self._keep_alive)
+
+    def _end_comments(self) -> None:
+        if self._comment is not None:
+            self._comment.cancel()
+            self._comment = None
+
+    @property
+    def pressed_now(self) -> bool:
+        return self.conn is not None and self.conn.pressed
+
+    def _answered(self) -> None:
+        """The response is complete: the next request, or the end (write, half-close, bounded discard, close)."""
+        conn = self.conn
+        if conn is None:
+            return
+        self.head = None
+        if self._codec.must_close:
+            if self._eof or self._codec.phase is http1.Phase.CLOSED:
+                conn.close()
+            else:
+                conn.shutdown_write()
+                conn.release("pipelined")
+                self._arm(self.hub.limits.discard_timeout_s, "http discard", self.close)
+            return
+        self._arm(self.hub.limits.keep_alive_s, "http keep-alive", self._idle)
+        if self._codec.buffered or self._eof:
+            # Not from within the answer: a pipeline of refusals must not recurse.
+            self.hub.after(0.0, "http pipeline", self._go_on)
+
+    def _go_on(self) -> None:
+        if self.conn is not None and self.reply is None:
+            self.conn.release("pipelined")
+            self._handle(self._codec.next())
+            self._after_input()
+
+    def stop(self) -> None:
+        """The gateway stops: an idle connection ends now, one with a response once that is finished."""
+        if self.reply is not None:
+            self.reply.client_gone(True)
+        self.close()
+
+    @property
+    def busy(self) -> bool:
+        return self.reply is not None
+
+    @property
+    def idle(self) -> bool:
+        return self.reply is None and self._codec.phase is http1.Phase.HEAD
+
+
+def _cors(origin: str) -> list[tuple[str, str]]:
+    """For an origin that passed the door; never a wildcard (threats.md row 34)."""
+    return [
+        ("Access-Control-Allow-Origin", origin),
+        ("Access-Control-Expose-Headers", EXPOSED_HEADERS),
+        ("Vary", "Origin"),
+    ]
+
+
+def accepts(value: str | None, kind: str) -> bool:
+    """Whether an Accept header allows `kind` (C6: `*/*` and q-values honoured; absent means anything)."""
+    if value is None or not value.strip():
+        return True
+    family = kind.split("/", 1)[0]
+    for part in value.lower().split(","):
+        name, *params = [piece.strip() for piece in part.split(";")]
+        if name in (kind, f"{family}/*", "*/*") and "q=0" not in params and "q=0.0" not in params:
+            return True
+    return False

@@ -1,0 +1,62 @@
+"""Pages of merged lists, with cursors that only their owner can use.
+
+Owns: the slicing of a merged list and the sealed cursor (H19, H20).
+Must never: serve a cursor of another principal, list or version of the list.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from mcpgate_proto.hub import Hub
+from mcpgate_proto.mcp.codes import Fault, FaultKind
+from mcpgate_proto.relay.catalog import KINDS, Merged
+from mcpgate_proto.relay.exchange import Client, Members
+from mcpgate_proto.wire import jsonrpc
+from mcpgate_proto.wire.jsonrpc import Raw
+
+__all__ = ["LISTS", "page", "unseal_cursor"]
+
+LISTS = {kind.method: kind.name for kind in KINDS.values()}
+
+
+class _Cursor(msgspec.Struct, array_like=True):
+    kind: str
+    version: int
+    offset: int
+
+
+def unseal_cursor(hub: Hub, client: Client, params: Members) -> _Cursor | Fault | None:
+    """The cursor in `params`, None when there is none, a fault (-32602) when it is not one of ours."""
+    raw = params.get("cursor")
+    if raw is None or raw == b"null":
+        return None
+    told = jsonrpc.text(raw)
+    bad = Fault(FaultKind.BAD_STATE, "the cursor is not valid (any more); start the list again")
+    if told is None or len(told) > hub.limits.cursor_bytes:
+        return bad
+    payload = hub.sealer.open("cursor", client.principal.id, told, hub.wall)
+    if payload is None:
+        return bad
+    try:
+        return msgspec.msgpack.decode(payload, type=_Cursor)
+    except msgspec.MsgspecError:
+        return bad
+
+
+def page(hub: Hub, client: Client, kind: str, merged: Merged, cursor: _Cursor | None) -> Members | Fault:
+    """One page as result members: the items, and `nextCursor` if more follow."""
+    offset = 0
+    if cursor is not None:
+        if cursor.kind != kind or cursor.version != merged.version:
+            return Fault(FaultKind.BAD_STATE, "the list has changed; start it again")
+        offset = cursor.offset
+    size = hub.config.page_size
+    items = merged.items[offset : offset + size] if offset or len(merged.items) > size else merged.items
+    result = {KINDS[kind].member: Raw(b"[" + b",".join(items) + b"]")}
+    if offset + size < len(merged.items):
+        following = msgspec.msgpack.encode(_Cursor(kind, merged.version, offset + size))
+        expires = hub.wall + hub.limits.cursor_ttl_s
+        sealed = hub.sealer.seal("cursor", client.principal.id, following, expires)
+        result["nextCursor"] = jsonrpc.to_raw(sealed)
+    return result

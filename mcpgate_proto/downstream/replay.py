@@ -1,0 +1,124 @@
+"""Event streams of legacy sessions that a client may come back to (`Last-Event-ID`).
+
+Owns: event ids (unique in the session, each naming its stream: C33), a bounded ring of events per
+session, the attachment of a stream to at most one response at a time.
+Must never: replay another stream's events; grow beyond the session's budget.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from mcpgate_proto.wire import sse
+
+__all__ = ["EventStream", "StreamTable"]
+
+Writer = Callable[[bytes], None]
+
+
+class StreamTable:
+    """The streams of one session. Number 0 is its GET stream."""
+
+    def __init__(self, max_events: int, max_bytes: int, max_streams: int) -> None:
+        self.max_events = max_events
+        self._max_bytes = max_bytes
+        self._max_streams = max_streams
+        self._bytes = 0
+        self._next = 1
+        self.streams: dict[int, EventStream] = {}
+        self.main = EventStream(self, 0)
+        self.streams[0] = self.main
+
+    def open(self) -> EventStream:
+        """A stream for one POST. The oldest finished ones go first when there are too many."""
+        if len(self.streams) > self._max_streams:
+            for number, stream in list(self.streams.items()):
+                if number and stream.finished:
+                    stream.forget()
+                    break
+        stream = EventStream(self, self._next)
+        self._next += 1
+        self.streams[stream.number] = stream
+        return stream
+
+    def find(self, event_id: str) -> tuple[EventStream, int] | None:
+        """The stream and position that a `Last-Event-ID` names; None when it is none of ours."""
+        number, _, seq = event_id.partition("-")
+        if (
+            not (number.isascii() and number.isdigit() and seq.isascii() and seq.isdigit())
+            or len(event_id) > 32
+        ):
+            return None
+        stream = self.streams.get(int(number))
+        return (stream, int(seq)) if stream is not None and int(seq) <= stream.seq else None
+
+    def add(self, stream: EventStream, seq: int, event: bytes) -> None:
+        """Keep an event for replay, as far as the budget goes: the oldest of the same stream give way."""
+        stream.kept.append((seq, event))
+        self._bytes += len(event)
+        while stream.kept and (len(stream.kept) > self.max_events or self._bytes > self._max_bytes):
+            self._bytes -= len(stream.kept.popleft()[1])
+
+    def dropped(self, stream: EventStream) -> None:
+        for _, event in stream.kept:
+            self._bytes -= len(event)
+        stream.kept.clear()
+        self.streams.pop(stream.number, None)
+
+
+class EventStream:
+    """One stream: of a POST, or the session's own."""
+
+    __slots__ = ("_ended", "_table", "_writer", "finished", "kept", "number", "seq")
+
+    def __init__(self, table: StreamTable, number: int) -> None:
+        self._table = table
+        self.number = number
+        self.seq = 0
+        self.kept: deque[tuple[int, bytes]] = deque()
+        self.finished = False
+        self._writer: Writer | None = None
+        self._ended: Callable[[], None] | None = None
+
+    @property
+    def attached(self) -> bool:
+        return self._writer is not None
+
+    def prime(self, retry_ms: int | None = None) -> bytes:
+        """C34: an id and empty data, so that the client can come back before the first event."""
+        return sse.priming_event(f"{self.number}-{self.seq}", retry_ms)
+
+    def send(self, message: bytes) -> None:
+        self.seq += 1
+        event = sse.encode_event(message, id=f"{self.number}-{self.seq}")
+        self._table.add(self, self.seq, event)
+        if self._writer is not None:
+            self._writer(event)
+
+    def attach(self, writer: Writer, after: int, ended: Callable[[], None]) -> None:
+        """From now on events go to `writer`, first those after position `after`. A response that had the
+        stream before is `ended`: each stream has at most one."""
+        before = self._ended
+        self._writer, self._ended = writer, ended
+        if before is not None:
+            before()
+        for seq, event in list(self.kept):
+            if seq > after:
+                writer(event)
+
+    def detach(self, writer: Writer) -> None:
+        """The response that had the stream is gone; one that took it over meanwhile keeps it."""
+        if self._writer == writer:
+            self._writer = self._ended = None
+
+    def finish(self) -> None:
+        """Nothing follows; what is kept can still be replayed."""
+        self.finished = True
+        ended = self._ended
+        self._writer = self._ended = None
+        if ended is not None:
+            ended()
+
+    def forget(self) -> None:
+        self._table.dropped(self)

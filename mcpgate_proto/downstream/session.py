@@ -1,0 +1,477 @@
+"""A legacy client's session: from `initialize` to its end, over any transport.
+
+Owns: what the client declared, its calls in flight, the questions put to it, its log level, its
+subscriptions, and the dispatch of its messages. A transport gives each request an `Outlet`, and the
+session a channel for what belongs to no call.
+Must never: cross two requests that have the same id (each has an outlet of its own); take a session's
+existence for authentication (C39).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from mcpgate_proto.downstream import lists, status
+from mcpgate_proto.downstream.outlet import Outlet
+from mcpgate_proto.hub import SEVERITIES, Hub
+from mcpgate_proto.mcp import codes, meta
+from mcpgate_proto.mcp.codes import Fault, FaultKind
+from mcpgate_proto.mcp.revisions import REVISIONS, Era, Revision, negotiate
+from mcpgate_proto.relay.catalog import Merged
+from mcpgate_proto.relay.exchange import (
+    Answer,
+    AnswerSink,
+    Ask,
+    Carry,
+    Client,
+    Exchange,
+    Members,
+    Operation,
+    Route,
+)
+from mcpgate_proto.relay.relay import ROUTED, Profile, Relay
+from mcpgate_proto.relay.subscriptions import Interest
+from mcpgate_proto.security.principal import Principal
+from mcpgate_proto.wire import jsonrpc, values
+from mcpgate_proto.wire.jsonrpc import Raw, RequestId
+
+__all__ = ["Channel", "ClientSession"]
+
+FEATURES = {"elicitation/create": "elicitation", "sampling/createMessage": "sampling", "roots/list": "roots"}
+HINTS = ("ttlMs", "cacheScope")
+
+
+class Channel(Protocol):
+    """Where messages of no call go: the pipe, or the session's GET stream (C31)."""
+
+    def send(self, message: bytes) -> None: ...
+
+
+class Question(msgspec.Struct, frozen=True):
+    """A request of a server that this client is answering."""
+
+    key: str
+    answer: Callable[[Answer], None]
+    call: LegacyCall | None
+    ask: Ask
+
+
+class ClientSession:
+    """One legacy client. See the head of this file. Implements `relay.exchange.Audience`."""
+
+    def __init__(self, hub: Hub, relay: Relay, id: str, principal: Principal, channel: Channel) -> None:
+        self.hub = hub
+        self.relay = relay
+        self.id = id
+        self.key = f"session {id}"
+        self.principal = principal
+        self.channel = channel
+        self.revision: Revision = REVISIONS[negotiate("")]
+        self.capabilities: Members = {}
+        self.client = Client(
+            principal=principal, era=Era.LEGACY, revision=self.revision.version, key=self.key
+        )
+        self.initialized = False
+        self.over = False
+        self.used_at = hub.now
+        self.log_level: int | None = None
+        self.calls: dict[LegacyCall, None] = {}
+        self._questions: dict[int, Question] = {}
+        self._next_question = 1
+        self.serial = 0
+        self.interest = Interest(
+            self.client, ("tools", "prompts", "resources"), self._list_changed, self._updated
+        )
+
+    # -- the handshake
+
+    def initialize(self, request: jsonrpc.Request, outlet: Outlet) -> None:
+        """F2: the same version if it is one of ours, else our newest legacy one; never an error."""
+        params = request.params
+        asked = values.text_of(params, "protocolVersion")
+        if asked is None:
+            self.refuse(
+                request.id, outlet, Fault(FaultKind.INVALID_PARAMS, "params.protocolVersion is missing")
+            )
+            return
+        self.revision = REVISIONS[negotiate(asked)]
+        self.capabilities = values.object_or_empty(params.get("capabilities", values.EMPTY))
+        kept = {
+            name: self.capabilities[name] for name in sorted(self.capabilities) if name in FEATURES.values()
+        }
+        if not self.revision.elicitation:
+            kept.pop("elicitation", None)
+        self.client = Client(
+            principal=self.principal,
+            era=Era.LEGACY,
+            revision=self.revision.version,
+            capabilities=jsonrpc.detach(jsonrpc.encode_object(kept)),
+            features=bool(kept),
+            key=self.key,
+            audience=self,
+        )
+        self.interest.client = self.client
+        self.relay.interests.add(self.interest)
+        self.relay.profile(self.client, lambda profile: self._welcome(request.id, outlet, profile))
+
+    def _welcome(self, id: RequestId, outlet: Outlet, profile: Profile) -> None:
+        result: Members = {
+            "protocolVersion": jsonrpc.to_raw(self.revision.version),
+            "capabilities": jsonrpc.encode_object(profile.capabilities),
+            "serverInfo": jsonrpc.to_raw({"name": "mcpgate", "version": self.hub.config.version}),
+        }
+        if profile.instructions:
+            result["instructions"] = jsonrpc.to_raw(profile.instructions)
+        outlet.finish(jsonrpc.encode_result(id, result))
+
+    # -- messages of the client
+
+    def handle(self, message: jsonrpc.Message, outlet: Outlet | None) -> None:
+        """One message; `outlet` for requests."""
+        self.used_at = self.hub.now
+        if isinstance(message, jsonrpc.Request):
+            assert outlet is not None
+            self._request(message, outlet)
+        elif isinstance(message, jsonrpc.Notification):
+            self._notification(message)
+        elif isinstance(message, jsonrpc.Result):
+            self._answered(message.id, Answer(jsonrpc.detach(message.result)))
+        else:
+            fault = codes.peer(message.code, message.message, message.data)
+            self._answered(message.id, Answer(fault=fault))
+
+    def refuse(self, id: RequestId, outlet: Outlet, fault: Fault) -> None:
+        body = codes.to_legacy(fault, self.revision, elicitation_url=self.has_url_elicitation)
+        outlet.finish(jsonrpc.encode_error(id, body.code, body.message, body.data))
+
+    @property
+    def has_url_elicitation(self) -> bool:
+        return "url" in values.object_or_empty(self.capabilities.get("elicitation", values.EMPTY))
+
+    def _request(self, request: jsonrpc.Request, outlet: Outlet) -> None:
+        method, id = request.method, request.id
+        if method == "ping":
+            outlet.finish(jsonrpc.encode_result(id, values.EMPTY))
+        elif method == "initialize":
+            # A second handshake changes nothing (threats.md row 19).
+            outlet.finish(
+                jsonrpc.encode_error(id, codes.INVALID_REQUEST, "the session is initialized already")
+            )
+        elif len(self.calls) >= self.hub.limits.calls_per_session:
+            self.refuse(id, outlet, Fault(FaultKind.OVERLOADED, "too many requests are open in this session"))
+        elif method in lists.LISTS:
+            self._list(request, outlet)
+        elif method in ROUTED:
+            self._call(request, outlet)
+        elif method == "logging/setLevel":
+            self._set_level(request, outlet)
+        elif method in ("resources/subscribe", "resources/unsubscribe"):
+            self._subscribe(request, outlet)
+        elif method.startswith("gateway/"):
+            self._gateway(request, outlet)
+        else:
+            self._unknown(request, outlet)
+
+    def _gateway(self, request: jsonrpc.Request, outlet: Outlet) -> None:
+        told = status.answer(self.relay, request.method, request.params, self.client)
+        if isinstance(told, Fault):
+            self.refuse(request.id, outlet, told)
+        else:
+            outlet.finish(jsonrpc.encode_result(request.id, told))
+
+    def _unknown(self, request: jsonrpc.Request, outlet: Outlet) -> None:
+        """L25: one server, seen as it is, is its own judge of methods; elsewhere there is no such method."""
+        only = self.relay.transparent
+        face = only.face(self.client) if only is not None else None
+        if face is not None and face.era is Era.LEGACY and not request.method.startswith("tasks/"):
+            self._start(request, outlet, Route(only.name, values.without(request.params, "_meta")))  # type: ignore[union-attr]
+        else:
+            self.refuse(request.id, outlet, codes.method_not_found(request.method))
+
+    def _list(self, request: jsonrpc.Request, outlet: Outlet) -> None:
+        kind = lists.LISTS[request.method]
+        cursor = lists.unseal_cursor(self.hub, self.client, request.params)
+        if isinstance(cursor, Fault):
+            self.refuse(request.id, outlet, cursor)
+            return
+
+        def listed(merged: Merged) -> None:
+            found = lists.page(self.hub, self.client, kind, merged, cursor)
+            if isinstance(found, Fault):
+                self.refuse(request.id, outlet, found)
+            else:
+                outlet.finish(jsonrpc.encode_result(request.id, found))
+
+        self.relay.merged(kind, self.client, listed)
+
+    def _set_level(self, request: jsonrpc.Request, outlet: Outlet) -> None:
+        """Kept here and told to servers with the calls that follow (L14)."""
+        level = values.text_of(request.params, "level")
+        if level not in SEVERITIES:
+            self.refuse(
+                request.id,
+                outlet,
+                Fault(FaultKind.INVALID_PARAMS, f"params.level is none of {', '.join(SEVERITIES)}"),
+            )
+            return
+        self.log_level = SEVERITIES.index(level)
+        outlet.finish(jsonrpc.encode_result(request.id, values.EMPTY))
+
+    def _subscribe(self, request: jsonrpc.Request, outlet: Outlet) -> None:
+        uri = values.text_of(request.params, "uri")
+        if uri is None:
+            self.refuse(
+                request.id, outlet, Fault(FaultKind.INVALID_PARAMS, "params.uri is missing or not a string")
+            )
+            return
+        if request.method == "resources/unsubscribe":
+            self._unwatch(uri)
+            outlet.finish(jsonrpc.encode_result(request.id, values.EMPTY))
+            return
+        if len(self.interest.uris) >= self.hub.limits.subscriptions_per_session:
+            self.refuse(
+                request.id, outlet, Fault(FaultKind.OVERLOADED, "too many subscriptions in this session")
+            )
+            return
+
+        def watched(found: Route, fault: Fault | None) -> None:
+            if fault is not None:
+                self.refuse(request.id, outlet, fault)
+                return
+            own = values.text_of(found.params, "uri") or uri
+            if self.over or uri in self.interest.uris:
+                self.relay.servers[found.server].unwatch(self.client, own)  # one too many
+            else:
+                self.interest.uris[uri] = (found.server, own)
+            outlet.finish(jsonrpc.encode_result(request.id, values.EMPTY))
+
+        def routed(found: Route | Fault) -> None:
+            if isinstance(found, Fault):
+                self.refuse(request.id, outlet, found)
+            else:
+                own = values.text_of(found.params, "uri") or uri
+                self.relay.servers[found.server].watch(self.client, own, lambda fault: watched(found, fault))
+
+        self.relay.resolve_uri(uri, self.client, routed)
+
+    def _unwatch(self, uri: str) -> None:
+        held = self.interest.uris.pop(uri, None)
+        if held is not None:
+            self.relay.servers[held[0]].unwatch(self.client, held[1])
+
+    # -- calls
+
+    def _call(self, request: jsonrpc.Request, outlet: Outlet) -> None:
+        """Route first; then the call is accepted."""
+        params = values.without(request.params, "_meta")
+        explicit = status.explicit_server(params, self.client)
+        if isinstance(explicit, Fault):
+            self.refuse(request.id, outlet, explicit)
+            return
+        name, params = explicit
+
+        def routed(found: Route | Fault) -> None:
+            if isinstance(found, Fault):
+                self.refuse(request.id, outlet, found)
+            elif not self.over:
+                self._start(request, outlet, found)
+
+        if name is not None:
+            routed(self.relay.explicit(name, params))
+        else:
+            self.relay.resolve(request.method, params, self.client, routed)
+
+    def _start(self, request: jsonrpc.Request, outlet: Outlet, route: Route) -> None:
+        hop = values.object_or_empty(request.params.get("_meta", values.EMPTY))
+        token = hop.get("progressToken")
+        call = LegacyCall(self, request.id, outlet, jsonrpc.detach(token) if token is not None else None)
+        operation = Operation(
+            method=request.method,
+            params=route.params,
+            meta=meta.end_to_end(hop),
+            client=self.client,
+            log_level=SEVERITIES[self.log_level] if self.log_level is not None else None,
+            wants_progress=token is not None,
+        )
+        self.calls[call] = None
+        call.begin(self.relay.start(operation, route, call))
+
+    def _notification(self, message: jsonrpc.Notification) -> None:
+        method = message.method
+        if method == "notifications/initialized":
+            self.initialized = True
+        elif method == "notifications/cancelled":
+            self._cancelled(message.params)
+        elif method == "notifications/roots/list_changed":
+            for server in self.relay.servers.values():
+                server.roots_changed(self.client)
+        # Progress of a client on a server's question, and what is unknown: nothing to do (L13, L25).
+
+    def _cancelled(self, params: Members) -> None:
+        """Unknown, late and malformed ones are ignored (G23). Of equal ids, the oldest call is meant."""
+        wanted = params.get("requestId")
+        reason = values.text_of(params, "reason") or ""
+        for call in self.calls:
+            if wanted is not None and values.encode_id(call.id).encode() == bytes(wanted):
+                call.cancel(reason)
+                return
+
+    # -- questions to the client
+
+    def question(self, ask: Ask, answer: Callable[[Answer], None], call: LegacyCall | None) -> bytes | None:
+        """Note a question and return the request to send; None if the client cannot be asked that."""
+        feature = FEATURES.get(ask.method)
+        declared = values.object_or_empty(self.client.capabilities)
+        if feature is None or feature not in declared or self.over:
+            return None
+        number = self._next_question
+        self._next_question += 1
+        self._questions[number] = Question(ask.key, answer, call, ask)
+        return jsonrpc.encode_request(number, ask.method, ask.params)
+
+    def _answered(self, id: RequestId | None, answer: Answer) -> None:
+        """C37: an answer to an unknown question is dropped."""
+        question = self._questions.pop(id, None) if isinstance(id, int) else None
+        if question is not None:
+            question.answer(answer)
+
+    def withdraw(self, keep: Callable[[Question], bool]) -> bytes | None:
+        """Drop questions; the message tells the client of the last of them (legal in legacy: L2.5)."""
+        told = None
+        for number, question in list(self._questions.items()):
+            if not keep(question):
+                del self._questions[number]
+                told = jsonrpc.encode_notification(
+                    "notifications/cancelled", {"requestId": Raw(b"%d" % number)}
+                )
+        return told
+
+    # -- outside a call (Audience)
+
+    def asked_outside(self, ask: Ask, answer: AnswerSink) -> bool:
+        message = self.question(ask, lambda given: answer(ask.key, given), None)
+        if message is None:
+            return False
+        self.channel.send(message)
+        return True
+
+    def withdrawn_outside(self, ask: Ask) -> None:
+        told = self.withdraw(lambda question: question.ask is not ask)
+        if told is not None:
+            self.channel.send(told)
+
+    def logged_outside(self, params: Members) -> None:
+        if self.initialized and self.wants_log(params):
+            self.channel.send(jsonrpc.encode_notification("notifications/message", params))
+
+    def wants_log(self, params: Members) -> bool:
+        """At or above the level the client has set; before it sets one the server chooses (H18)."""
+        level = values.text_of(params, "level")
+        return self.log_level is None or (level in SEVERITIES and SEVERITIES.index(level) >= self.log_level)
+
+    def _list_changed(self, kind: str) -> None:
+        if self.initialized:  # F4: nothing before that
+            self.channel.send(jsonrpc.encode_notification(f"notifications/{kind}/list_changed", {}))
+
+    def _updated(self, params: Members) -> None:
+        if self.initialized:
+            self.channel.send(jsonrpc.encode_notification("notifications/resources/updated", params))
+
+    # -- the end
+
+    def end(self, reason: str) -> None:
+        """DELETE, end of the pipe, expiry: everything of it stops."""
+        if self.over:
+            return
+        self.over = True
+        for call in list(self.calls):
+            call.cancel(reason)
+        self._questions.clear()
+        self.relay.interests.remove(self.interest)
+        for uri in list(self.interest.uris):
+            self._unwatch(uri)
+        for server in self.relay.servers.values():
+            server.client_gone(self.client)
+
+
+class LegacyCall:
+    """One request of a legacy client that a server works on. Implements `relay.exchange.Caller`."""
+
+    def __init__(self, session: ClientSession, id: RequestId, outlet: Outlet, token: Raw | None) -> None:
+        self.session = session
+        self.id = id
+        self.outlet = outlet
+        self.exchange: Exchange | None = None
+        self._token = token
+        self._done = False
+        session.serial += 1
+        self._reason = f"call {session.serial}"
+
+    def begin(self, exchange: Exchange) -> None:
+        self.exchange = exchange
+        if not self._done and self.outlet.pressed:
+            exchange.throttle(True)
+
+    def cancel(self, reason: str) -> None:
+        """G23: no answer is sent; a stream still has to end (G25)."""
+        if not self._done:
+            if self.exchange is not None:
+                self.exchange.cancel(reason)
+            self._over()
+            self.outlet.finish(None)
+
+    def _over(self) -> None:
+        self._done = True
+        self.session.calls.pop(self, None)
+        self.outlet.hold(self._reason, False)
+        told = self.session.withdraw(lambda question: question.call is not self)
+        if told is not None:
+            self.outlet.notify(told)
+
+    def progressed(self, params: Members) -> None:
+        if self._token is not None and not self._done:
+            self.outlet.notify(
+                jsonrpc.encode_notification(
+                    "notifications/progress", {"progressToken": self._token, **params}
+                )
+            )
+
+    def logged(self, params: Members) -> None:
+        if not self._done and self.session.wants_log(params):
+            self.outlet.notify(jsonrpc.encode_notification("notifications/message", params))
+
+    def asked(self, asks: list[Ask], carry: Carry | None) -> None:
+        """The client's revision answers with responses: the round stays open, the questions go on its stream."""
+        for ask in asks:
+            message = self.session.question(ask, lambda given, key=ask.key: self._reply(key, given), self)  # type: ignore[misc]
+            if message is None:
+                refusal = Fault(FaultKind.METHOD_NOT_FOUND, "the client does not offer that")
+                self._reply(ask.key, Answer(fault=refusal))
+            else:
+                self.outlet.notify(message)
+
+    def _reply(self, key: str, answer: Answer) -> None:
+        if self.exchange is not None:
+            self.exchange.answer(key, answer)
+
+    def withdrawn(self, key: str) -> None:
+        told = self.session.withdraw(lambda question: question.call is not self or question.key != key)
+        if told is not None:
+            self.outlet.notify(told)
+
+    def completed(self, result: Members) -> None:
+        if not self._done:
+            self._over()
+            self.outlet.finish(jsonrpc.encode_result(self.id, values.without(result, *HINTS)))
+
+    def failed(self, fault: Fault) -> None:
+        if not self._done:
+            self._over()
+            self.session.refuse(self.id, self.outlet, fault)
+
+    def congested(self, on: bool) -> None:
+        if not (self._done and on):
+            self.outlet.hold(self._reason, on)

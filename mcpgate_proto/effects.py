@@ -1,0 +1,228 @@
+"""What the core asks the outside to do.
+
+Owns: the effect types that `Gateway.effects` returns, and the facts about peers that inputs carry.
+Must never: hold behaviour. These are plain values; a runner matches on their type.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+__all__ = [
+    "Abort",
+    "Address",
+    "Close",
+    "Connect",
+    "Effect",
+    "Emit",
+    "Listen",
+    "PauseAccept",
+    "PauseRead",
+    "Peer",
+    "ProcessLimits",
+    "Record",
+    "Resolve",
+    "ResumeAccept",
+    "ResumeRead",
+    "ShutdownWrite",
+    "Signal",
+    "Spawn",
+    "Stopped",
+    "TlsFacts",
+    "TlsOptions",
+    "Unlisten",
+    "Write",
+]
+
+ConnectionId: TypeAlias = int
+Scalar: TypeAlias = str | int | float | bool | None
+
+
+class Value(msgspec.Struct, frozen=True, gc=False):
+    """Base of all effects and facts: immutable, compared by value, never tracked by the collector."""
+
+
+class Address(Value, frozen=True, gc=False, kw_only=True):
+    """Where to connect: a numeric `host` with `port`, or a Unix socket `path`. Never a name to look up."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Peer(Value, frozen=True, gc=False, kw_only=True):
+    """Who is at the other end of a connection, as the operating system says.
+
+    `kind` is "stdio", "tcp", "unix" or "child"; `uid`, `gid` and `pid` are known for Unix sockets only;
+    `same_user` is true for a Unix peer that runs as the gateway's own user.
+    """
+
+    kind: Literal["stdio", "tcp", "unix", "child"]
+    address: Address | None = None
+    uid: int | None = None
+    gid: int | None = None
+    pid: int | None = None
+    same_user: bool = False
+
+
+class TlsOptions(Value, frozen=True, gc=False, kw_only=True):
+    """How to secure an outgoing connection: the name to verify and, if any, an own CA file."""
+
+    server_name: str
+    ca_file: str | None = None
+
+
+class TlsFacts(Value, frozen=True, gc=False, kw_only=True):
+    """What a finished TLS handshake established."""
+
+    version: str
+    cipher: str
+    peer_subject: str | None = None
+
+
+class ProcessLimits(Value, frozen=True, gc=False, kw_only=True):
+    """Resource limits for a child; `None` leaves the inherited limit."""
+
+    memory_bytes: int | None = None
+    open_files: int | None = None
+    cpu_seconds: int | None = None
+
+
+class Record(Value, frozen=True, gc=False):
+    """One log, audit or metric record. `level` is an RFC 5424 severity name as MCP uses it."""
+
+    level: str
+    event: str
+    fields: tuple[tuple[str, Scalar], ...] = ()
+
+
+class Listen(Value, frozen=True, gc=False, kw_only=True):
+    """Open a listener. Answer with `Gateway.listening` or `Gateway.listen_failed`.
+
+    `kind` "stdio" means the process's own stdin and stdout: accept once.
+    """
+
+    listener: str
+    kind: Literal["stdio", "tcp", "unix"]
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+
+class Unlisten(Value, frozen=True, gc=False):
+    listener: str
+
+
+class PauseAccept(Value, frozen=True, gc=False):
+    listener: str
+
+
+class ResumeAccept(Value, frozen=True, gc=False):
+    listener: str
+
+
+class Write(Value, frozen=True, gc=False):
+    """Send `chunks` in order. At most one `Write` per connection and drain."""
+
+    conn: ConnectionId
+    chunks: list[bytes]
+
+
+class ShutdownWrite(Value, frozen=True, gc=False):
+    """Half-close: after what is written has gone out, no more is sent. For a child: close its stdin."""
+
+    conn: ConnectionId
+
+
+class Close(Value, frozen=True, gc=False):
+    """Close after what is written has gone out; then call `Gateway.closed`."""
+
+    conn: ConnectionId
+
+
+class Abort(Value, frozen=True, gc=False):
+    """Close at once and drop what is queued; then call `Gateway.closed`."""
+
+    conn: ConnectionId
+
+
+class PauseRead(Value, frozen=True, gc=False):
+    conn: ConnectionId
+
+
+class ResumeRead(Value, frozen=True, gc=False):
+    conn: ConnectionId
+
+
+class Resolve(Value, frozen=True, gc=False):
+    """Look `host` up. Answer with `Gateway.resolved` or `Gateway.resolve_failed`."""
+
+    lookup: int
+    host: str
+
+
+class Connect(Value, frozen=True, gc=False):
+    """Dial `address`. Answer with `Gateway.connected` or `Gateway.connect_failed`."""
+
+    conn: ConnectionId
+    address: Address
+    tls: TlsOptions | None = None
+
+
+class Spawn(Value, frozen=True, gc=False, kw_only=True):
+    """Start a child in a process group of its own; its stdin and stdout are the connection.
+
+    `env` is the whole environment of the child. Answer with `Gateway.connected` or
+    `Gateway.connect_failed`; what it writes to stderr goes to `Gateway.received_stderr`.
+    """
+
+    conn: ConnectionId
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    cwd: str | None = None
+    pin: str | None = None
+    limits: ProcessLimits | None = None
+
+
+class Signal(Value, frozen=True, gc=False):
+    """Send SIGTERM or SIGKILL to the whole process group of a child."""
+
+    conn: ConnectionId
+    which: Literal["TERMINATE", "KILL"]
+
+
+class Emit(Value, frozen=True, gc=False):
+    record: Record
+
+
+class Stopped(Value, frozen=True, gc=False):
+    """The gateway has nothing left to do: the runner may return. `failure` names why it could not run."""
+
+    failure: str | None = None
+
+
+Effect: TypeAlias = (
+    Listen
+    | Unlisten
+    | PauseAccept
+    | ResumeAccept
+    | Write
+    | ShutdownWrite
+    | Close
+    | Abort
+    | PauseRead
+    | ResumeRead
+    | Resolve
+    | Connect
+    | Spawn
+    | Signal
+    | Emit
+    | Stopped
+)

@@ -1,0 +1,293 @@
+"""What every part of the core shares: the clock, the timers, the connections and the way out.
+
+Owns: the connection table, byte counts for backpressure, the effect queue, counters. Everything that
+leaves the core leaves through here.
+Must never: know MCP, JSON or HTTP; call upward except through the `Handler` that owns a connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from mcpgate_proto.config import GatewayConfig
+from mcpgate_proto.effects import (
+    Abort,
+    Address,
+    Close,
+    Connect,
+    Effect,
+    Emit,
+    PauseRead,
+    Peer,
+    Record,
+    Resolve,
+    ResumeRead,
+    Scalar,
+    ShutdownWrite,
+    Signal,
+    Spawn,
+    TlsFacts,
+    TlsOptions,
+    Write,
+)
+from mcpgate_proto.entropy import Entropy
+from mcpgate_proto.limits import Limits
+from mcpgate_proto.sealing import Sealer
+from mcpgate_proto.timers import Timer, Timers
+
+__all__ = ["Connection", "Handler", "Hub"]
+
+SEVERITIES = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
+
+
+class Handler(Protocol):
+    """What owns a connection. Every method is called from an input and must not raise."""
+
+    def connected(self, peer: Peer, tls: TlsFacts | None) -> None: ...
+    def connect_failed(self, reason: str) -> None: ...
+    def received(self, data: bytes) -> None: ...
+    def received_eof(self) -> None: ...
+    def received_stderr(self, data: bytes) -> None: ...
+    def exited(self, status: int) -> None: ...
+    def pressed(self, high: bool) -> None:
+        """More than the high mark is unsent (true), or less than the low mark again (false)."""
+
+    def closed(self, reason: str) -> None: ...
+
+
+class Connection:
+    """One byte stream, as its owner writes to it. Made by `Hub`, known to the runner by `id`."""
+
+    __slots__ = (
+        "_high",
+        "_holds",
+        "_hub",
+        "_stall",
+        "_taken_at",
+        "child",
+        "closing",
+        "gone",
+        "handler",
+        "id",
+        "open",
+        "tls",
+        "unsent",
+    )
+
+    def __init__(self, hub: Hub, conn: int, handler: Handler) -> None:
+        self._hub = hub
+        self.id = conn
+        self.handler = handler
+        self.open = False
+        self.child = False
+        self.closing = False  # no more writes; what is queued still goes out
+        self.gone = False  # aborted or closed; late inputs are ignored
+        self.tls: TlsFacts | None = None
+        self.unsent = 0
+        self._high = False
+        self._holds: dict[str, None] = {}
+        self._stall: Timer | None = None
+        self._taken_at = 0.0
+
+    def write(self, chunks: list[bytes]) -> None:
+        """Queue `chunks`. A peer already over the hard bound is dropped instead."""
+        if self.closing or self.gone:
+            return
+        hub = self._hub
+        before = self.unsent
+        if before > hub.limits.unsent_hard_bytes:
+            hub.count("dropped_not_draining")
+            hub.emit("warning", "peer_not_draining", conn=self.id, unsent=before)
+            self.abort()
+            return
+        size = 0
+        for chunk in chunks:
+            size += len(chunk)
+        if not size:
+            return
+        self.unsent = before + size
+        hub.queue_write(self.id, chunks)
+        if not before:
+            self._taken_at = hub.now
+            if self._stall is None:
+                self._stall = hub.after(hub.limits.unsent_stall_s, "unsent stall", self._stalled)
+        if not self._high and self.unsent > hub.limits.unsent_high_bytes:
+            self._high = True
+            self.handler.pressed(True)
+
+    def _stalled(self) -> None:
+        self._stall = None
+        if not self.unsent or self.gone:
+            return
+        hub = self._hub
+        left = self._taken_at + hub.limits.unsent_stall_s - hub.now
+        if left > 0:
+            self._stall = hub.after(left, "unsent stall", self._stalled)
+            return
+        hub.count("dropped_stalled")
+        hub.emit("warning", "peer_stalled", conn=self.id, unsent=self.unsent)
+        self.abort()
+
+    def flushed(self, count: int) -> None:
+        self.unsent = max(0, self.unsent - count)
+        self._taken_at = self._hub.now
+        if self._high and self.unsent <= self._hub.limits.unsent_low_bytes:
+            self._high = False
+            self.handler.pressed(False)
+
+    @property
+    def pressed(self) -> bool:
+        return self._high
+
+    def hold(self, reason: str) -> None:
+        """Stop reading for `reason`; reading goes on when every reason is released."""
+        if self.gone or reason in self._holds:
+            return
+        self._holds[reason] = None
+        if len(self._holds) == 1:
+            self._hub.put(PauseRead(self.id))
+
+    def release(self, reason: str) -> None:
+        if reason not in self._holds:
+            return
+        del self._holds[reason]
+        if not self._holds and not self.gone:
+            self._hub.put(ResumeRead(self.id))
+
+    def shutdown_write(self) -> None:
+        if not self.closing and not self.gone:
+            self.closing = True
+            self._hub.put(ShutdownWrite(self.id))
+
+    def close(self) -> None:
+        """Close once all that was written has gone out."""
+        if self.gone:
+            return
+        self.gone = True
+        self.closing = True
+        self._hub.put(Close(self.id))
+        # The stall timer stays: a peer that takes nothing must not keep a closing connection for ever.
+
+    def abort(self) -> None:
+        if self.gone and self._stall is None:
+            return
+        self.gone = True
+        self.closing = True
+        self._hub.drop_writes(self.id)
+        self._hub.put(Abort(self.id))
+
+    def signal(self, which: str) -> None:
+        self._hub.put(Signal(self.id, "KILL" if which == "KILL" else "TERMINATE"))
+
+    def ended(self) -> None:
+        """The runner has closed it: nothing of it is left but the handler's own state."""
+        self.gone = True
+        self.closing = True
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
+
+
+class Hub:
+    """The core's only way to the outside, and its only clock."""
+
+    def __init__(self, config: GatewayConfig, *, now: float, wall: float, seed: bytes) -> None:
+        self.config = config
+        self.limits: Limits = config.limits
+        self.now = now
+        self.wall = wall
+        self.entropy = Entropy(seed)
+        self.sealer = Sealer(self.entropy.derive("sealing"))
+        self.timers = Timers()
+        self.connections: dict[int, Connection] = {}
+        self.counters: dict[str, int] = {}
+        self._effects: list[Effect] = []
+        self._writes: dict[int, list[bytes]] = {}
+        self._next_id = 1
+        self._lookups: dict[int, Callable[[list[Address] | None, str], None]] = {}
+        self._least = SEVERITIES.index(config.log_level)
+
+    # -- out
+
+    def put(self, effect: Effect) -> None:
+        self._effects.append(effect)
+
+    def queue_write(self, conn: int, chunks: list[bytes]) -> None:
+        """At most one `Write` per connection and drain: later chunks join the first."""
+        queued = self._writes.get(conn)
+        if queued is not None:
+            queued.extend(chunks)
+            return
+        queued = list(chunks)
+        self._writes[conn] = queued
+        self._effects.append(Write(conn, queued))
+
+    def drop_writes(self, conn: int) -> None:
+        queued = self._writes.get(conn)
+        if queued is not None:
+            queued.clear()
+
+    def drain(self) -> list[Effect]:
+        effects, self._effects = self._effects, []
+        if self._writes:
+            self._writes = {}
+        return effects
+
+    def emit(self, level: str, event: str, **fields: Scalar) -> None:
+        """One record for the log. Fields in the order given; values are ours or bounded peer text."""
+        if SEVERITIES.index(level) >= self._least:
+            self._effects.append(Emit(Record(level, event, tuple(fields.items()))))
+
+    def count(self, name: str) -> None:
+        self.counters[name] = self.counters.get(name, 0) + 1
+
+    # -- time
+
+    def after(self, delay_s: float, reason: str, callback: Callable[[], None]) -> Timer:
+        return self.timers.after(self.now, delay_s, reason, callback)
+
+    # -- connections
+
+    def _new(self, handler: Handler) -> Connection:
+        conn = Connection(self, self._next_id, handler)
+        self._next_id += 1
+        self.connections[conn.id] = conn
+        return conn
+
+    def accept(self, handler: Handler) -> Connection:
+        conn = self._new(handler)
+        conn.open = True
+        return conn
+
+    def dial(self, handler: Handler, address: Address, tls: TlsOptions | None) -> Connection:
+        conn = self._new(handler)
+        self.put(Connect(conn.id, address, tls))
+        return conn
+
+    def spawn(
+        self, handler: Handler, argv: tuple[str, ...], env: dict[str, str], cwd: str | None, pin: str | None
+    ) -> Connection:
+        conn = self._new(handler)
+        conn.child = True
+        self.put(Spawn(conn=conn.id, argv=argv, env=env, cwd=cwd, pin=pin))
+        return conn
+
+    def forget(self, conn: int) -> None:
+        known = self.connections.pop(conn, None)
+        if known is not None:
+            known.ended()
+
+    # -- names
+
+    def resolve(self, host: str, answer: Callable[[list[Address] | None, str], None]) -> None:
+        """Look `host` up; `answer` gets its addresses (port 0), or `None` and the reason."""
+        lookup = self._next_id
+        self._next_id += 1
+        self._lookups[lookup] = answer
+        self.put(Resolve(lookup, host))
+
+    def looked_up(self, lookup: int, addresses: list[Address] | None, reason: str) -> None:
+        answer = self._lookups.pop(lookup, None)
+        if answer is not None:
+            answer(addresses, reason)

@@ -1,0 +1,1 @@
+"""What MCP messages mean, per revision. Tables and pure functions."""

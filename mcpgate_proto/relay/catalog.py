@@ -1,0 +1,391 @@
+"""The merged tools, prompts, resources and templates, as one kind of client sees them.
+
+A `View` belongs to one principal and era (and to one session where a server is isolated by session). It
+holds a `Part` per server and kind: that server's own list, walked once over all pages and kept until the
+server says that it changed or until its ttl. Tables over the parts answer "who owns this name" in O(1).
+
+Owns: loading and keeping parts, the tables, the encoded merged lists.
+Must never: let the order in which servers start decide anything (config order does); hold a peer's buffer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from mcpgate_proto.hub import Hub
+from mcpgate_proto.mcp import mirror
+from mcpgate_proto.mcp.codes import Fault
+from mcpgate_proto.mcp.revisions import Era
+from mcpgate_proto.relay import names, templates
+from mcpgate_proto.relay.exchange import Client, Members
+from mcpgate_proto.relay.ports import Server, ServerFace
+from mcpgate_proto.timers import Timer
+from mcpgate_proto.wire import jsonrpc, values
+from mcpgate_proto.wire.jsonrpc import Raw
+
+__all__ = ["KINDS", "Entry", "Kind", "Merged", "View"]
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """One kind of primitive: how it is listed, and which member identifies it."""
+
+    name: str
+    method: str
+    member: str
+    identity: str
+    capability: str
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("tools", "tools/list", "tools", "name", "tools"),
+        Kind("prompts", "prompts/list", "prompts", "name", "prompts"),
+        Kind("resources", "resources/list", "resources", "uri", "resources"),
+        Kind("templates", "resources/templates/list", "resourceTemplates", "uriTemplate", "resources"),
+    )
+}
+# How long the list of a legacy server that does not announce changes is taken as it is (H22: no hint exists).
+SILENT_TTL_S = 60.0
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One primitive of one server. `own` is its name or URI there, `raw` its definition, `plan` its mirrored headers."""
+
+    server: str
+    own: str
+    raw: Raw
+    plan: mirror.HeaderPlan | None = None
+    template: templates.Template | None = None
+
+
+class Part:
+    """One server's list of one kind."""
+
+    __slots__ = (
+        "entries",
+        "failed",
+        "fresh_until",
+        "listed_at",
+        "loaded",
+        "loading",
+        "private",
+        "ttl_s",
+        "waiters",
+    )
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.loaded = False  # once: the entries route, fresh or not
+        self.failed = False
+        self.loading = False
+        self.listed_at = 0.0
+        self.fresh_until = 0.0
+        self.ttl_s = 0.0
+        self.private = True
+        self.waiters: list[Callable[[], None]] = []
+
+
+class Merged(msgspec.Struct, frozen=True):
+    """One merged list: encoded items, and the caching hints of the whole (H22)."""
+
+    items: list[Raw]
+    ttl_ms: int
+    private: bool
+    # Changes when the list does: a cursor into an older one is refused.
+    version: int
+
+
+class Table(msgspec.Struct, frozen=True):
+    entries: dict[str, Entry]
+    items: list[Raw]
+    version: int
+    # (server, own) -> shown, for names in results and for notifications.
+    shown: dict[tuple[str, str], str]
+
+
+class View:
+    """The catalog of one kind of client. See the head of this file."""
+
+    def __init__(self, hub: Hub, client: Client, servers: dict[str, Server]) -> None:
+        self.hub = hub
+        self.client = client
+        self._servers = servers
+        self._parts: dict[tuple[str, str], Part] = {}
+        self._tables: dict[str, Table] = {}
+        self._versions = 0
+        self.used_at = hub.now
+
+    # -- parts
+
+    def part(self, server: str, kind: str) -> Part:
+        found = self._parts.get((server, kind))
+        if found is None:
+            found = self._parts[server, kind] = Part()
+        return found
+
+    def stale(self, server: str, kind: str) -> None:
+        """The server says that this list changed; it is read again when somebody asks for it."""
+        for name in ("resources", "templates") if kind == "resources" else (kind,):
+            part = self._parts.get((server, name))
+            if part is not None:
+                part.fresh_until = 0.0
+
+    def fresh(self, server: str, kind: str) -> bool:
+        part = self._parts.get((server, kind))
+        return part is not None and part.loaded and self.hub.now < part.fresh_until
+
+    def load(self, server: str, kind: str, done: Callable[[], None]) -> None:
+        """Have the part read again; `done` is called once it is, or has failed."""
+        part = self.part(server, kind)
+        part.waiters.append(done)
+        if part.loading:
+            return
+        part.loading = True
+        Walk(self, self._servers[server], KINDS[kind], part)
+
+    def loaded(self, server: Server, kind: Kind, part: Part, outcome: Walked | Fault) -> None:
+        part.loading = False
+        if isinstance(outcome, Fault):
+            part.failed = True
+            self.hub.emit(
+                "debug", "catalog_failed", server=server.name, kind=kind.name, reason=outcome.message
+            )
+        else:
+            before = [entry.raw for entry in part.entries]
+            part.failed = False
+            part.loaded = True
+            part.entries = outcome.entries
+            part.ttl_s = outcome.ttl_s
+            part.private = outcome.private
+            part.listed_at = self.hub.now
+            part.fresh_until = self.hub.now + outcome.keep_s
+            if [entry.raw for entry in part.entries] != before:
+                self._tables.pop(kind.name, None)
+        waiters, part.waiters = part.waiters, []
+        for waiter in waiters:
+            waiter()
+
+    # -- tables
+
+    def table(self, kind: str) -> Table:
+        found = self._tables.get(kind)
+        if found is None:
+            found = self._tables[kind] = self._build(KINDS[kind])
+        return found
+
+    def _build(self, kind: Kind) -> Table:
+        entries: dict[str, Entry] = {}
+        items: list[Raw] = []
+        shown: dict[tuple[str, str], str] = {}
+        self._versions += 1
+        for server in self._servers.values():
+            part = self._parts.get((server.name, kind.name))
+            if part is None:
+                continue
+            for entry in part.entries:
+                name = self._shown(server, kind, entry.own)
+                if name in entries:
+                    if kind.identity == "name":
+                        self.hub.count("catalog_collisions")
+                        continue
+                    # Config order decides who owns a URI; the other one is readable in its prefixed form.
+                    name = names.prefixed_uri(server.name, entry.own)
+                    if name in entries:
+                        continue
+                entries[name] = entry
+                shown[server.name, entry.own] = name
+                items.append(_renamed(entry.raw, kind.identity, entry.own, name))
+        return Table(entries, items, self._versions, shown)
+
+    def _shown(self, server: Server, kind: Kind, own: str) -> str:
+        if kind.identity != "name":
+            return own
+        config = self.hub.config
+        many = len(config.servers) > 1
+        prefixed = not config.transparent and (
+            config.prefix == "always" or (config.prefix == "auto" and many)
+        )
+        return names.shown_name(
+            server.name, own, prefixed=prefixed, rename=server.config.rename, chars=config.name_chars
+        )
+
+    # -- merged lists
+
+    def merged_list(self, kind: str, done: Callable[[Merged], None]) -> None:
+        """The merged list, as soon as every server has answered or the wait for slow ones is over."""
+        self.used_at = self.hub.now
+        stale = [
+            name
+            for name, server in self._servers.items()
+            if server.config.enabled and not self.fresh(name, kind)
+        ]
+        if not stale:
+            done(self.merged(kind))
+            return
+        Gathering(self, kind, stale, done)
+
+    def merged(self, kind: str) -> Merged:
+        table = self.table(kind)
+        ttl_s: float | None = None
+        private = False
+        for name, server in self._servers.items():
+            if not server.config.enabled:
+                continue
+            part = self.part(name, kind)
+            if not part.loaded or part.failed:
+                ttl_s = 0.0
+                private = True
+                continue
+            left = max(0.0, part.ttl_s - (self.hub.now - part.listed_at))  # H24: the ttl has aged
+            ttl_s = left if ttl_s is None else min(ttl_s, left)
+            private = private or part.private
+        return Merged(table.items, int((ttl_s or 0.0) * 1000), private, table.version)
+
+
+class Gathering:
+    """One wait for several parts, no longer than `startup_wait_s`."""
+
+    def __init__(self, view: View, kind: str, servers: list[str], done: Callable[[Merged], None]) -> None:
+        self._view = view
+        self._kind = kind
+        self._left = len(servers)
+        self._done: Callable[[Merged], None] | None = done
+        self._timer: Timer | None = view.hub.after(view.hub.limits.startup_wait_s, "list wait", self._late)
+        for server in servers:
+            view.load(server, kind, self._one)
+
+    def _one(self) -> None:
+        self._left -= 1
+        if not self._left:
+            self._finish()
+
+    def _late(self) -> None:
+        self._timer = None
+        self._finish()
+
+    def _finish(self) -> None:
+        done, self._done = self._done, None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if done is not None:
+            done(self._view.merged(self._kind))
+
+
+class Walked(msgspec.Struct, frozen=True):
+    entries: list[Entry]
+    ttl_s: float
+    keep_s: float
+    private: bool
+
+
+class Walk:
+    """Reads one list of one server over all its pages (bounded; a repeated cursor stops)."""
+
+    def __init__(self, view: View, server: Server, kind: Kind, part: Part) -> None:
+        self._view = view
+        self._server = server
+        self._kind = kind
+        self._part = part
+        self._entries: list[Entry] = []
+        self._seen: dict[str, None] = {}
+        self._cursors: dict[bytes, None] = {}
+        self._ttl_s: float | None = None
+        self._private = False
+        self._declared: Members = {}
+        self._era = Era.LEGACY
+        server.prepare(view.client, self._ready)
+
+    def _ready(self, face: ServerFace | Fault) -> None:
+        if isinstance(face, Fault):
+            self._view.loaded(self._server, self._kind, self._part, face)
+            return
+        self._era = face.era
+        declared = face.capabilities.get(self._kind.capability)
+        if declared is None:
+            # Nothing of the kind: an empty list that stays so for this session of the server.
+            self._view.loaded(self._server, self._kind, self._part, Walked([], 0.0, float("inf"), False))
+            return
+        self._declared = values.object_or_empty(declared)
+        self._next({})
+
+    def _next(self, params: Members) -> None:
+        self._server.ask(self._view.client, self._kind.method, params, self._page)
+
+    def _page(self, answer: Members | Fault) -> None:
+        limits = self._view.hub.limits
+        if isinstance(answer, Fault):
+            self._view.loaded(self._server, self._kind, self._part, answer)
+            return
+        for raw in values.items(answer.get(self._kind.member, Raw(b"[]"))) or []:
+            self._add(raw)
+        self._hints(answer)
+        cursor = answer.get("nextCursor")
+        # H19: only presence counts; "" is a cursor.
+        more = cursor is not None and cursor != b"null" and bytes(cursor) not in self._cursors
+        if more and len(self._cursors) < limits.catalog_pages and len(self._entries) < limits.catalog_items:
+            assert cursor is not None
+            self._cursors[bytes(cursor)] = None
+            self._next({"cursor": jsonrpc.detach(cursor)})
+            return
+        self._finish()
+
+    def _hints(self, answer: Members) -> None:
+        ttl_ms = jsonrpc.integer(answer["ttlMs"]) if "ttlMs" in answer else None
+        ttl_s = max(0, ttl_ms or 0) / 1000
+        self._ttl_s = ttl_s if self._ttl_s is None else min(self._ttl_s, ttl_s)
+        if values.text_of(answer, "cacheScope") != "public":
+            self._private = True
+
+    def _add(self, raw: Raw) -> None:
+        """One definition, detached from the peer's buffer. A broken one is left out and named."""
+        kind = self._kind
+        try:
+            own = values.text_of(jsonrpc.members(raw), kind.identity)
+        except jsonrpc.JsonFault:
+            own = None
+        if own is None or own in self._seen or len(self._entries) >= self._view.hub.limits.catalog_items:
+            self._view.hub.count("catalog_items_dropped")
+            return
+        plan = None
+        if kind.name == "tools":
+            compiled = mirror.compile_plan(values.object_or_empty(raw).get("inputSchema", values.EMPTY))
+            if isinstance(compiled, mirror.PlanFault):
+                if self._era is Era.MODERN:
+                    # D4, H9: over HTTP such a tool has to go, and is never shown again on an HTTP face.
+                    self._view.hub.emit(
+                        "warning",
+                        "tool_dropped",
+                        server=self._server.name,
+                        tool=own[:128],
+                        reason=compiled.reason,
+                    )
+                    return
+            else:
+                plan = compiled
+        template = templates.Template.compile(own) if kind.name == "templates" else None
+        self._seen[own] = None
+        self._entries.append(Entry(self._server.name, own, jsonrpc.detach(raw), plan, template))
+
+    def _finish(self) -> None:
+        ttl_s = self._ttl_s or 0.0
+        if self._era is Era.MODERN:
+            keep_s = ttl_s
+        elif self._declared.get("listChanged") == Raw(b"true"):
+            keep_s = float("inf")
+        else:
+            keep_s = SILENT_TTL_S
+        walked = Walked(self._entries, ttl_s, keep_s, self._private)
+        self._view.loaded(self._server, self._kind, self._part, walked)
+
+
+def _renamed(raw: Raw, identity: str, own: str, shown: str) -> Raw:
+    """The definition under the name it is shown by: written out again from the parsed members (rule 2)."""
+    if own == shown:
+        return raw
+    members = jsonrpc.members(raw)
+    members[identity] = jsonrpc.to_raw(shown)
+    return jsonrpc.encode_object(members)

@@ -1,0 +1,363 @@
+"""One operation on its way through the gateway, and the two ports it passes.
+
+An `Exchange` stands between a `Caller` (a downstream face) and a `Target` (an upstream face). It lives
+through one or more *rounds*: a round is one request of a client and gets exactly one answer. Faces turn
+their own revision into these calls and back; nothing here knows a revision.
+
+            Caller                    Exchange                     Target
+    client  ------>  cancel, answer, detach  ------>  begin, resume, cancel  ------>  server
+            <------  progressed, asked, ...  <------  progress, ask, complete <------
+
+Owns: the life of an operation, its clock (idle time; progress winds it; stopped while a client is being
+asked; an absolute ceiling), progress that only rises, and the gathering of answers.
+Must never: hold hop facts (ids, tokens, versions); deliver more than one outcome.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Protocol
+
+import msgspec
+
+from mcpgate_proto.hub import Hub
+from mcpgate_proto.mcp.codes import Fault, FaultKind
+from mcpgate_proto.mcp.mirror import HeaderPlan
+from mcpgate_proto.mcp.revisions import Era
+from mcpgate_proto.security.principal import Principal
+from mcpgate_proto.timers import Timer
+from mcpgate_proto.wire.jsonrpc import Raw
+
+__all__ = [
+    "Answer",
+    "Ask",
+    "Audience",
+    "Caller",
+    "Carry",
+    "Client",
+    "Exchange",
+    "Operation",
+    "Phase",
+    "Route",
+    "Target",
+]
+
+Members = dict[str, Raw]
+
+
+class Ask(msgspec.Struct, frozen=True):
+    """One thing that a server wants from the client: elicitation, sampling or roots."""
+
+    key: str
+    method: str
+    params: Members
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """The client's answer to an `Ask`: a result object, or a fault."""
+
+    result: Raw = Raw(b"")
+    fault: Fault | None = None
+
+
+class Carry(msgspec.Struct, frozen=True):
+    """The upstream's continuation, held by whoever answers: its exact `requestState`, possibly absent."""
+
+    state: Raw = Raw(b"")
+
+
+class Audience(Protocol):
+    """A client that can be reached outside a call: one legacy session."""
+
+    key: str
+
+    def asked_outside(self, ask: Ask, answer: AnswerSink) -> bool:
+        """Put `ask` to the client. False if it cannot be reached or did not declare the feature."""
+
+    def withdrawn_outside(self, ask: Ask) -> None: ...
+    def logged_outside(self, params: Members) -> None: ...
+
+
+class AnswerSink(Protocol):
+    def __call__(self, key: str, answer: Answer, /) -> None: ...
+
+
+class Client(msgspec.Struct, frozen=True, kw_only=True):
+    """Who asks, as far as upstream faces need to know to choose and share channels.
+
+    `key` names one client (a legacy session; one connection of a pipe; else empty): requests of the
+    same `key` may share an exclusive channel. `capabilities` is what the client declared, canonical.
+    """
+
+    principal: Principal
+    era: Era
+    revision: str
+    capabilities: Raw = Raw(b"{}")
+    features: bool = False
+    key: str = ""
+    audience: Audience | None = None
+
+
+class Operation(msgspec.Struct, kw_only=True):
+    """What is asked, free of hop facts. `params` is without `_meta`; `meta` has the end-to-end members."""
+
+    method: str
+    params: Members
+    meta: Members
+    client: Client
+    log_level: str | None = None
+    wants_progress: bool = False
+    # A modern client's retry: the answers, and the upstream's own continuation.
+    answers: Raw = Raw(b"")
+    carry: Carry | None = None
+
+    @property
+    def interactive(self) -> bool:
+        """A server may ask the client during this one."""
+        return self.method in INTERACTIVE and self.client.features
+
+
+INTERACTIVE = ("tools/call", "prompts/get", "resources/read")
+
+
+class Caller(Protocol):
+    """The port on the client's side. Called at most once: one of `completed`, `failed` — or `asked`
+    with a carry when the client's revision lets the round end there."""
+
+    def progressed(self, params: Members) -> None: ...
+    def logged(self, params: Members) -> None: ...
+    def asked(self, asks: list[Ask], carry: Carry | None) -> None: ...
+    def withdrawn(self, key: str) -> None: ...
+    def completed(self, result: Members) -> None: ...
+    def failed(self, fault: Fault) -> None: ...
+    def congested(self, on: bool) -> None: ...
+
+
+class Target(Protocol):
+    """The port on the server's side."""
+
+    def begin(self, exchange: Exchange) -> None: ...
+    def resume(self, exchange: Exchange, answers: dict[str, Answer], carry: Carry | None) -> None: ...
+    def cancel(self, exchange: Exchange, reason: str) -> None: ...
+    def throttle(self, exchange: Exchange, on: bool) -> None: ...
+
+
+class Route(msgspec.Struct, frozen=True):
+    """Where an operation goes: the server, the params as that server knows them, the tool's mirrored headers."""
+
+    server: str
+    params: Members
+    plan: HeaderPlan | None = None
+
+
+class Phase(Enum):
+    WAITING = "waiting"  # for a channel to the server
+    RUNNING = "running"
+    ASKING = "asking"  # the client is being asked: no clock
+    DONE = "done"
+
+
+class Exchange:
+    """One operation. See the head of this file."""
+
+    __slots__ = (
+        "_answers",
+        "_ceiling",
+        "_clock",
+        "_hub",
+        "_idle_s",
+        "_live",
+        "_open",
+        "_progress",
+        "_rounds",
+        "_wound_at",
+        "caller",
+        "carry",
+        "detached",
+        "operation",
+        "phase",
+        "target",
+        "throttled",
+    )
+
+    def __init__(
+        self, hub: Hub, operation: Operation, caller: Caller, idle_s: float, live: dict[Exchange, None]
+    ) -> None:
+        self._hub = hub
+        self._live = live  # all exchanges that have no outcome yet
+        live[self] = None
+        self.operation = operation
+        self.caller = caller
+        self.target: Target | None = None
+        self.phase = Phase.WAITING
+        self.throttled = False
+        self.detached = False
+        self.carry: Carry | None = None
+        self._idle_s = idle_s
+        self._open: dict[str, None] = {}
+        self._answers: dict[str, Answer] = {}
+        self._progress: float | None = None
+        self._rounds = 0
+        self._wound_at = hub.now
+        self._clock: Timer | None = hub.after(idle_s, "call idle", self._idle)
+        self._ceiling: Timer | None = hub.after(hub.limits.call_ceiling_s, "call ceiling", self._expired)
+
+    # -- from downstream
+
+    def cancel(self, reason: str) -> None:
+        """The client gives up. The caller hears nothing more."""
+        if self.phase is Phase.DONE:
+            return
+        target = self.target
+        self._end()
+        if target is not None:
+            target.cancel(self, reason)
+
+    def answer(self, key: str, answer: Answer) -> None:
+        """The client answered what it was asked under `key`; unknown or repeated keys are ignored."""
+        if self.phase is not Phase.ASKING or key not in self._open:
+            return
+        del self._open[key]
+        self._answers[key] = answer
+        if self.carry is not None and self._open:
+            return  # a modern server gets all answers of a round at once (G8)
+        answers, self._answers = self._answers, {}
+        carry = self.carry
+        if not self._open:
+            self.phase = Phase.RUNNING
+            self.carry = None
+            self._wind()
+        if self.target is not None:
+            self.target.resume(self, answers, carry)
+
+    def detach(self) -> None:
+        """A legacy client is gone: the work goes on (C32)."""
+        self.detached = True
+
+    def throttle(self, on: bool) -> None:
+        """The client's side takes no more for now (true), or again (false)."""
+        if self.throttled is on or self.phase is Phase.DONE:
+            return
+        self.throttled = on
+        if self.target is not None:
+            self.target.throttle(self, on)
+
+    # -- from upstream
+
+    def bind(self, target: Target) -> None:
+        if self.phase is Phase.DONE:
+            return
+        self.target = target
+        self.phase = Phase.RUNNING
+        self._wind()
+        target.begin(self)
+
+    def progress(self, value: float, params: Members) -> None:
+        """Progress winds the clock; only rising values go on (G26, G27)."""
+        if self.phase is Phase.DONE:
+            return
+        self._wind()
+        if self._progress is not None and value <= self._progress:
+            return
+        self._progress = value
+        if self.operation.wants_progress:
+            self.caller.progressed(params)
+
+    def log(self, params: Members) -> None:
+        if self.phase is not Phase.DONE:
+            self.caller.logged(params)
+
+    def ask(self, asks: list[Ask], carry: Carry | None) -> None:
+        """The server wants something from the client. `carry` None: the upstream call is held live."""
+        if self.phase is Phase.DONE:
+            return
+        limits = self._hub.limits
+        self._rounds += 1
+        if len(self._open) + len(asks) > limits.asks_per_call or self._rounds > limits.rounds_per_call:
+            self._give_up(Fault(FaultKind.OVERLOADED, "the server asked the client too often"))
+            return
+        for ask in asks:
+            self._open[ask.key] = None
+        self.phase = Phase.ASKING
+        self.carry = carry
+        self.caller.asked(asks, carry)
+        if carry is not None and not asks and self.phase is Phase.ASKING:
+            # A state without questions (load shedding): go on at once (L2.4).
+            self.phase = Phase.RUNNING
+            self.carry = None
+            self._wind()
+            if self.target is not None:
+                self.target.resume(self, {}, carry)
+
+    def withdraw(self, key: str) -> None:
+        """The server no longer wants the answer under `key`."""
+        if self.phase is not Phase.ASKING or key not in self._open:
+            return
+        del self._open[key]
+        if not self._open:
+            self.phase = Phase.RUNNING
+            self._wind()
+        self.caller.withdrawn(key)
+
+    def complete(self, result: Members) -> None:
+        if self.phase is not Phase.DONE:
+            self._end()
+            self.caller.completed(result)
+
+    def fail(self, fault: Fault) -> None:
+        if self.phase is not Phase.DONE:
+            self._end()
+            self.caller.failed(fault)
+
+    def lost(self, maybe_executed: bool) -> None:
+        """The server is gone with the call unanswered."""
+        told = "the server went away during the call; it may have been carried out"
+        self.fail(Fault(FaultKind.UPSTREAM_DOWN, told if maybe_executed else "the server is not available"))
+
+    def round_over(self) -> None:
+        """The caller has ended its round with the questions: nothing is held here any more."""
+        self._end()
+
+    # -- the clock
+
+    def _wind(self) -> None:
+        self._wound_at = self._hub.now
+        if self._clock is None:
+            self._clock = self._hub.after(self._idle_s, "call idle", self._idle)
+
+    def _idle(self) -> None:
+        """Timers are lazy: one is armed per call, and looks at when the clock was last wound."""
+        self._clock = None
+        if self.phase is Phase.DONE:
+            return
+        if self.phase is Phase.ASKING:
+            return  # answered: `_wind` arms it again
+        left = self._wound_at + self._idle_s - self._hub.now
+        if left > 0:
+            self._clock = self._hub.after(left, "call idle", self._idle)
+            return
+        self._hub.count("calls_timed_out")
+        self._give_up(Fault(FaultKind.TIMEOUT, f"the server did not answer within {self._idle_s:g} s"))
+
+    def _expired(self) -> None:
+        self._ceiling = None
+        if self.phase is not Phase.DONE:
+            self._hub.count("calls_timed_out")
+            self._give_up(Fault(FaultKind.TIMEOUT, "the call took longer than a call may take"))
+
+    def _give_up(self, fault: Fault) -> None:
+        target = self.target
+        self._end()
+        if target is not None:
+            target.cancel(self, fault.message)
+        self.caller.failed(fault)
+
+    def _end(self) -> None:
+        self.phase = Phase.DONE
+        self._live.pop(self, None)
+        self._open.clear()
+        self._answers.clear()
+        for timer in (self._clock, self._ceiling):
+            if timer is not None:
+                timer.cancel()
+        self._clock = self._ceiling = None

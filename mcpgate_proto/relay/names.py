@@ -1,0 +1,162 @@
+"""Names that a client sees, and the server's own names behind them.
+
+Owns: the prefix of tools and prompts, the prefixed form of URIs, and `NameTable`, which maps between the two.
+Must never: depend on the order in which servers started, or undo a cut or renamed name by taking it apart
+(H2): only the table knows what it stands for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
+
+import msgspec
+
+__all__ = [
+    "SEPARATOR",
+    "NameCollision",
+    "NameTable",
+    "prefixed_uri",
+    "server_name_problem",
+    "shown_name",
+    "split_prefix",
+    "split_uri",
+]
+
+# Characters of it are fit for every client (H1), and two of them do not occur in a server's name.
+SEPARATOR = "__"
+SCHEME = "mcpgate://"
+_SERVER_NAME = re.compile(r"[A-Za-z0-9_.-]{1,32}")
+# Hex digits that close a name which was cut.
+_DIGEST_CHARS = 10
+_NO_RENAME: Mapping[str, str] = MappingProxyType({})
+
+
+def server_name_problem(name: str) -> str | None:
+    """What is wrong with a server's configured name, or None.
+
+    1 to 32 characters of `[A-Za-z0-9_.-]` (H1's set), no `__` inside and no `_` at either end. So the first
+    `__` of a shown name is always the separator: `a__b` + `c` and `a` + `b__c` cannot both come to be.
+    """
+    if _SERVER_NAME.fullmatch(name) is None:
+        return "must be 1 to 32 characters of letters, digits, '_', '.' and '-'"
+    if SEPARATOR in name:
+        return "must not contain '__', which separates it from the names of its tools"
+    if name.startswith("_") or name.endswith("_"):
+        return "must not begin or end with '_'"
+    return None
+
+
+def shown_name(server: str, own: str, *, prefixed: bool, rename: Mapping[str, str], chars: int) -> str:
+    """The name under which a client sees `own`, a tool or prompt of `server`.
+
+    `rename` (own -> shown) wins, as it is: first an exact entry, then the first pattern that fits, in the
+    order of the mapping. A pattern has one `*` on both sides, which stands for any text. Otherwise the name
+    is prefixed if `prefixed`, and then cut to `chars` characters, closed with a stable digest.
+    """
+    renamed = _renamed(own, rename)
+    if renamed is not None:
+        return renamed
+    if not prefixed:
+        return own
+    full = f"{server}{SEPARATOR}{own}"
+    if len(full) <= chars:
+        return full
+    digest = hashlib.blake2b(
+        full.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_CHARS // 2
+    ).hexdigest()
+    return f"{full[: max(0, chars - 1 - _DIGEST_CHARS)]}_{digest}"
+
+
+def _renamed(own: str, rename: Mapping[str, str]) -> str | None:
+    exact = rename.get(own)
+    if exact is not None and "*" not in own:
+        return exact
+    for pattern, shown in rename.items():
+        if pattern.count("*") != 1 or shown.count("*") != 1:
+            continue
+        head, _, tail = pattern.partition("*")
+        if len(own) >= len(head) + len(tail) and own.startswith(head) and own.endswith(tail):
+            return shown.replace("*", own[len(head) : len(own) - len(tail)])
+    # A tool may really be called `a*b`, and an entry for it be written so.
+    return exact
+
+
+def split_prefix(shown: str, servers: Collection[str]) -> tuple[str, str] | None:
+    """The server and the rest of a prefixed name, or None when no server of that name exists.
+
+    For a name that the table does not know yet; the rest may be a cut name.
+    """
+    server, separator, rest = shown.partition(SEPARATOR)
+    return (server, rest) if separator and rest and server in servers else None
+
+
+def prefixed_uri(server: str, uri: str) -> str:
+    """`mcpgate://<server>/<uri>`: under this form a resource of any server can be read (H13)."""
+    return f"{SCHEME}{server}/{uri}"
+
+
+def split_uri(uri: str, servers: Collection[str]) -> tuple[str, str] | None:
+    """The server and its own URI out of a prefixed one; None for any other URI."""
+    if not uri.startswith(SCHEME):
+        return None
+    server, slash, own = uri[len(SCHEME) :].partition("/")
+    return (server, own) if slash and own and server in servers else None
+
+
+class NameCollision(msgspec.Struct, frozen=True):
+    """Two names of servers that would be shown alike; `kept` came first in the config and has it."""
+
+    shown: str
+    kept: tuple[str, str]
+    lost: tuple[str, str]
+
+
+class NameTable:
+    """Shown names and what they stand for: (server, own name). Built once per change, then never changed.
+
+    `servers` are (server, its own names) in the order of the config; where two names would be shown alike the
+    first one has it, the other cannot be reached, and `collisions` says so.
+    """
+
+    __slots__ = ("_by_own", "_by_shown", "collisions")
+
+    def __init__(
+        self,
+        servers: Iterable[tuple[str, Sequence[str]]],
+        *,
+        prefixed: bool,
+        renames: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+        chars: int = 64,
+    ) -> None:
+        self._by_shown: dict[str, tuple[str, str]] = {}
+        self._by_own: dict[tuple[str, str], str] = {}
+        collisions: list[NameCollision] = []
+        for server, names in servers:
+            rename = renames.get(server, _NO_RENAME)
+            for own in names:
+                pair = (server, own)
+                shown = shown_name(server, own, prefixed=prefixed, rename=rename, chars=chars)
+                kept = self._by_shown.setdefault(shown, pair)
+                if kept is pair:
+                    self._by_own[pair] = shown
+                else:
+                    collisions.append(NameCollision(shown, kept, pair))
+        self.collisions: tuple[NameCollision, ...] = tuple(collisions)
+
+    def __len__(self) -> int:
+        return len(self._by_shown)
+
+    def lookup(self, shown: str) -> tuple[str, str] | None:
+        """The (server, own name) that `shown` stands for, or None."""
+        return self._by_shown.get(shown)
+
+    def shown(self, server: str, own: str) -> str | None:
+        """The shown name of a server's own name; None when it is unknown or lost a collision."""
+        return self._by_own.get((server, own))
+
+    def items(self) -> Iterable[tuple[str, tuple[str, str]]]:
+        """All (shown, (server, own)), in the order of the config and then of each server."""
+        return self._by_shown.items()

@@ -1,0 +1,98 @@
+"""Who wants to hear of which changes.
+
+Owns: interests of clients in list changes and resources, their fan-out, coalescing of list changes
+(several servers' changes at one time make one notification), watched resources per server.
+Must never: tell one principal of another's resources; filter updates by equality of URIs alone (H14).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mcpgate_proto.hub import Hub
+from mcpgate_proto.relay.exchange import Client, Members
+from mcpgate_proto.timers import Timer
+from mcpgate_proto.wire import values
+
+__all__ = ["Interest", "Interests"]
+
+
+class Interest:
+    """What one session or one listen stream wants to hear. `kinds` of tools, prompts, resources."""
+
+    def __init__(
+        self,
+        client: Client,
+        kinds: tuple[str, ...],
+        list_changed: Callable[[str], None],
+        updated: Callable[[Members], None],
+    ) -> None:
+        self.client = client
+        self.kinds = kinds
+        self.list_changed = list_changed
+        self.updated = updated
+        # Watched URI -> (server, the URI there).
+        self.uris: dict[str, tuple[str, str]] = {}
+        self.pending: dict[str, None] = {}
+        self.timer: Timer | None = None
+
+
+class Interests:
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._all: dict[Interest, None] = {}
+
+    def add(self, interest: Interest) -> None:
+        self._all[interest] = None
+
+    def remove(self, interest: Interest) -> None:
+        self._all.pop(interest, None)
+        if interest.timer is not None:
+            interest.timer.cancel()
+            interest.timer = None
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def changed(self, principal: str | None, kind: str) -> None:
+        for interest in self._all:
+            if kind in interest.kinds and _meant(interest, principal):
+                interest.pending[kind] = None
+                if interest.timer is None:
+                    self._arm(interest)
+
+    def _arm(self, interest: Interest) -> None:
+        interest.timer = self._hub.after(
+            self._hub.limits.coalesce_s, "list changed", lambda: self._tell(interest)
+        )
+
+    def _tell(self, interest: Interest) -> None:
+        interest.timer = None
+        pending, interest.pending = interest.pending, {}
+        for kind in pending:
+            interest.list_changed(kind)
+
+    def updated(self, server: str, principal: str | None, params: Members) -> None:
+        """A resource of `server` changed: told to those who watch it, or a resource above it (H14)."""
+        uri = values.text_of(params, "uri")
+        if uri is None:
+            return
+        near: list[Interest] = []
+        far: list[Interest] = []
+        for interest in self._all:
+            if not _meant(interest, principal):
+                continue
+            watched = [own for owner, own in interest.uris.values() if owner == server]
+            if any(uri == own or uri.startswith(own.rstrip("/") + "/") for own in watched):
+                near.append(interest)
+            elif watched:
+                far.append(interest)
+        # What is a sub-resource of what is the server's business: where nothing matches, all who watch
+        # something there are told.
+        for interest in near or far:
+            interest.updated(params)
+
+
+def _meant(interest: Interest, principal: str | None) -> bool:
+    """`None` and "" are sessions of no one principal: everybody's."""
+    return not principal or interest.client.principal.id == principal

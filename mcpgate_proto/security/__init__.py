@@ -1,0 +1,1 @@
+"""Decides who may do what. Never calls upward and never acts: it answers with a decision."""

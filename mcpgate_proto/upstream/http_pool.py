@@ -1,0 +1,378 @@
+"""HTTP connections to one origin.
+
+Owns: looking the host up, dialling its addresses in turn, TLS options, one request at a time on each
+connection, reuse of idle ones (retired early), a cap with a queue; long-lived streams are counted apart,
+so that they cannot starve calls (D15).
+Must never: follow a redirect, send a request twice, or know what the bodies mean.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from enum import Enum
+from ipaddress import ip_address
+from typing import Protocol
+from urllib.parse import urlsplit
+
+import msgspec
+
+from mcpgate_proto.config import ServerConfig
+from mcpgate_proto.effects import Address, Peer, TlsFacts, TlsOptions
+from mcpgate_proto.hub import Connection, Hub
+from mcpgate_proto.timers import Timer
+from mcpgate_proto.wire import http1_client as http1
+from mcpgate_proto.wire.http1_grammar import Headers
+
+__all__ = ["HttpPool", "Origin", "Receiver", "Ticket"]
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """Where a URL points: `tls`, name, port, and the target with its query."""
+
+    tls: bool
+    host: str
+    port: int
+    target: str
+
+    @classmethod
+    def parse(cls, url: str) -> Origin:
+        parts = urlsplit(url)
+        tls = parts.scheme == "https"
+        target = parts.path or "/"
+        if parts.query:
+            target += f"?{parts.query}"
+        return cls(tls, parts.hostname or "", parts.port or (443 if tls else 80), target)
+
+    @property
+    def authority(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
+
+
+def is_numeric(host: str) -> bool:
+    """Whether `host` is an IP address, so that there is nothing to look up."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+class Receiver(Protocol):
+    """Who gets the response of one request."""
+
+    def response_head(self, status: int, headers: Headers) -> None: ...
+    def response_data(self, data: bytes) -> None: ...
+    def response_end(self) -> None: ...
+    def response_failed(self, sent: bool, reason: str) -> None:
+        """No (whole) response will come. `sent`: the request may have reached the server."""
+
+
+class Ticket:
+    """One request and the right to give it up, to slow it down."""
+
+    __slots__ = (
+        "body",
+        "connection",
+        "done",
+        "headers",
+        "method",
+        "pinned",
+        "pool",
+        "receiver",
+        "target",
+        "throttled",
+    )
+
+    def __init__(
+        self,
+        pool: HttpPool,
+        receiver: Receiver,
+        method: str,
+        target: str,
+        headers: list[tuple[str, str]],
+        body: bytes,
+        pinned: bool,
+    ) -> None:
+        self.pool = pool
+        self.receiver = receiver
+        self.method = method
+        self.target = target
+        self.headers = headers
+        self.body = body
+        self.pinned = pinned
+        self.connection: HttpConnection | None = None
+        self.done = False
+        self.throttled = False
+
+    def abandon(self) -> None:
+        """Nobody wants the response: close its connection. The receiver hears nothing more."""
+        if not self.done:
+            self.done = True
+            self.pool.abandoned(self)
+
+    def throttle(self, on: bool) -> None:
+        self.throttled = on
+        if self.connection is not None:
+            self.connection.throttle(on)
+
+
+class Step(Enum):
+    DIALLING = "dialling"
+    IDLE = "idle"
+    BUSY = "busy"
+    GONE = "gone"
+
+
+class HttpConnection:
+    """One connection of a pool: dialled for a ticket, then reused."""
+
+    def __init__(self, pool: HttpPool, ticket: Ticket, addresses: list[Address]) -> None:
+        self._pool = pool
+        self._hub = pool.hub
+        self._addresses = addresses
+        self.ticket: Ticket | None = ticket
+        ticket.connection = self
+        self.pinned = ticket.pinned
+        self.step = Step.DIALLING
+        self._codec = http1.HttpClientCodec(pool.hub.limits)
+        self._conn: Connection | None = None
+        self._timer: Timer | None = None
+        self._dial()
+
+    def _dial(self) -> None:
+        address = self._addresses.pop(0)
+        self._conn = self._hub.dial(self, address, self._pool.tls)
+        self._arm(self._hub.limits.dial_timeout_s, "dial", self._dial_timeout)
+
+    def _arm(self, delay_s: float, reason: str, callback: Callable[[], None]) -> None:
+        self._disarm()
+        self._timer = self._hub.after(delay_s, reason, callback)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _dial_timeout(self) -> None:
+        self._timer = None
+        if self._conn is not None:
+            self._conn.abort()
+        self._dial_next("no answer")
+
+    def _dial_next(self, reason: str) -> None:
+        """The next address, if one is left (the core orders addresses and dials the next on failure)."""
+        self._conn = None
+        if self._addresses and self.ticket is not None and not self.ticket.done:
+            self._dial()
+            return
+        self.fail(f"cannot connect: {reason}", sent=False)
+
+    def connected(self, peer: Peer, tls: TlsFacts | None) -> None:
+        self._disarm()
+        self.step = Step.BUSY
+        self._send()
+
+    def connect_failed(self, reason: str) -> None:
+        self._disarm()
+        if self.step is Step.DIALLING:
+            self._dial_next(reason)
+
+    def take(self, ticket: Ticket) -> None:
+        """Reuse: an idle connection gets its next request."""
+        self._disarm()
+        self.ticket = ticket
+        ticket.connection = self
+        self.step = Step.BUSY
+        self._send()
+
+    def _send(self) -> None:
+        ticket = self.ticket
+        if ticket is None or ticket.done or self._conn is None:
+            self.close()
+            return
+        if ticket.throttled:
+            self._conn.hold("client is slow")
+        self._conn.write(self._codec.request(ticket.method, ticket.target, ticket.headers, ticket.body))
+
+    def throttle(self, on: bool) -> None:
+        if self._conn is not None:
+            if on:
+                self._conn.hold("client is slow")
+            else:
+                self._conn.release("client is slow")
+
+    def received(self, data: bytes) -> None:
+        if self.step is Step.GONE:
+            return
+        self._handle(self._codec.receive(data))
+        if self.step is Step.IDLE and not self._codec.reusable:
+            self.close()
+
+    def received_eof(self) -> None:
+        if self.step is Step.GONE:
+            return
+        self._handle(self._codec.receive_eof())
+        if not self.gone:
+            self.fail("the connection was closed", sent=True)
+
+    def _handle(self, events: list[http1.ClientEvent]) -> None:
+        for event in events:
+            ticket = self.ticket
+            if self.gone:
+                return
+            kind = type(event)
+            if kind is http1.ResponseData:
+                if ticket is not None and not ticket.done:
+                    ticket.receiver.response_data(event.data)  # type: ignore[union-attr]
+            elif kind is http1.ResponseHead:
+                if ticket is not None and not ticket.done:
+                    ticket.receiver.response_head(event.status, event.headers)  # type: ignore[union-attr]
+            elif kind is http1.ResponseEnd:
+                self._finished()
+            else:
+                self.fail(event.reason, sent=True)  # type: ignore[union-attr]
+
+    def _finished(self) -> None:
+        ticket, self.ticket = self.ticket, None
+        if self._conn is not None:
+            self._conn.release("client is slow")
+        if self._codec.reusable and not self.pinned and self._conn is not None:
+            self.step = Step.IDLE
+            self._arm(self._hub.limits.http_idle_s, "http idle", self.close)
+        else:
+            self.close()
+        if ticket is not None and not ticket.done:
+            ticket.done = True
+            ticket.receiver.response_end()
+        self._pool.freed(self)
+
+    def exited(self, status: int) -> None:
+        """Never a child."""
+
+    def received_stderr(self, data: bytes) -> None:
+        """Never a child."""
+
+    def pressed(self, high: bool) -> None:
+        """One request at a time, bounded by `message_bytes`: nothing feeds this faster than it goes."""
+
+    def closed(self, reason: str) -> None:
+        self._conn = None
+        if self.step is not Step.GONE:
+            self.fail(reason or "the connection was lost", sent=self.step is Step.BUSY)
+
+    def close(self) -> None:
+        if self.step is not Step.GONE:
+            self.step = Step.GONE
+            self._disarm()
+            if self._conn is not None:
+                self._conn.abort()
+            self._pool.freed(self)
+
+    @property
+    def gone(self) -> bool:
+        return self.step is Step.GONE
+
+    def fail(self, reason: str, *, sent: bool) -> None:
+        ticket, self.ticket = self.ticket, None
+        self.close()
+        if ticket is not None and not ticket.done:
+            ticket.done = True
+            ticket.receiver.response_failed(sent, reason)
+
+
+class HttpPool:
+    """All connections to the origin of one server."""
+
+    def __init__(self, hub: Hub, config: ServerConfig) -> None:
+        self.hub = hub
+        self.origin = Origin.parse(config.url)
+        self.tls = (
+            TlsOptions(server_name=self.origin.host, ca_file=config.ca_file) if self.origin.tls else None
+        )
+        self._numeric = is_numeric(self.origin.host)
+        self._open: dict[HttpConnection, None] = {}
+        self._idle: list[HttpConnection] = []
+        self._waiting: deque[Ticket] = deque()
+        self._resolving: dict[Ticket, None] = {}
+        self._stopped = False
+
+    def send(
+        self,
+        receiver: Receiver,
+        method: str,
+        headers: list[tuple[str, str]],
+        body: bytes = b"",
+        *,
+        pinned: bool = False,
+    ) -> Ticket:
+        """Send one request. The receiver is never called from within this call."""
+        ticket = Ticket(self, receiver, method, self.origin.target, headers, body, pinned)
+        self._waiting.append(ticket)
+        self._pump()
+        return ticket
+
+    def _pump(self) -> None:
+        while self._waiting:
+            ticket = self._waiting[0]
+            if ticket.done:
+                self._waiting.popleft()
+                continue
+            if self._idle and not ticket.pinned:
+                self._waiting.popleft()
+                self._idle.pop().take(ticket)
+                continue
+            busy = sum(1 for one in self._open if not one.pinned) + len(self._resolving)
+            if not ticket.pinned and busy >= self.hub.limits.http_connections_per_server:
+                return
+            self._waiting.popleft()
+            self._resolve(ticket)
+
+    def _resolve(self, ticket: Ticket) -> None:
+        self._resolving[ticket] = None
+        if self._numeric:
+            self._resolved(ticket, [Address(host=self.origin.host)], "")
+            return
+        self.hub.resolve(self.origin.host, lambda found, reason: self._resolved(ticket, found, reason))
+
+    def _resolved(self, ticket: Ticket, found: list[Address] | None, reason: str) -> None:
+        self._resolving.pop(ticket, None)
+        if ticket.done or self._stopped:
+            self._pump()
+            return
+        if not found:
+            ticket.done = True
+            ticket.receiver.response_failed(
+                False, f"cannot find {self.origin.host}: {reason or 'no address'}"
+            )
+            self._pump()
+            return
+        port = self.origin.port
+        addresses = [Address(host=one.host, port=port) for one in found]
+        connection = HttpConnection(self, ticket, addresses)
+        self._open[connection] = None
+
+    def freed(self, connection: HttpConnection) -> None:
+        if connection.step is Step.GONE:
+            self._open.pop(connection, None)
+            if connection in self._idle:
+                self._idle.remove(connection)
+        elif connection.step is Step.IDLE:
+            self._idle.append(connection)
+        self._pump()
+
+    def abandoned(self, ticket: Ticket) -> None:
+        if ticket.connection is not None and ticket.connection.ticket is ticket:
+            ticket.connection.close()
+
+    def stop(self) -> None:
+        """Close everything; receivers of open requests hear that it failed."""
+        self._stopped = True
+        for ticket in (*self._waiting, *self._resolving):
+            if not ticket.done:
+                ticket.done = True
+                ticket.receiver.response_failed(False, "stopped")
+        self._waiting.clear()
+        for connection in list(self._open):
+            connection.fail("stopped", sent=True)

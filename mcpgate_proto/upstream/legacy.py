@@ -1,0 +1,305 @@
+"""A session with a legacy server (2024-11-05 .. 2025-11-25), over any link.
+
+Owns: the handshake, our answers to its requests, which call a request of the server belongs to, the
+session's log level, resource subscriptions.
+Must never: put a server's question to a client whose call it may not belong to (L0.4, I2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from mcpgate_proto.hub import SEVERITIES, Hub
+from mcpgate_proto.mcp import codes
+from mcpgate_proto.mcp.codes import Fault, FaultKind
+from mcpgate_proto.mcp.revisions import LATEST_LEGACY, LEGACY_VERSIONS, REVISIONS, Era
+from mcpgate_proto.relay.exchange import Answer, Ask, Audience, Carry, Exchange, Members
+from mcpgate_proto.upstream.link import Link, Outgoing
+from mcpgate_proto.upstream.session import EMPTY, LIST_CHANGED, Host, PoolKey, UpstreamSession
+from mcpgate_proto.wire import jsonrpc, values
+from mcpgate_proto.wire.jsonrpc import Raw
+
+__all__ = ["LegacySession"]
+
+# What a server may ask of a client, and the capability that must have been declared (I4).
+FEATURES = {"elicitation/create": "elicitation", "sampling/createMessage": "sampling", "roots/list": "roots"}
+
+
+class Question(msgspec.Struct, frozen=True):
+    """A request of the server that a client is answering."""
+
+    id: jsonrpc.RequestId
+    ask: Ask
+    exchange: Exchange | None
+    audience: Audience | None
+    origin: int | None
+
+
+class LegacySession(UpstreamSession):
+    """See the head of this file. `key.profile` is what we declare: never more than the client did (L0.2)."""
+
+    era = Era.LEGACY
+
+    def __init__(self, hub: Hub, host: Host, name: str, key: PoolKey, link: Link) -> None:
+        super().__init__(hub, host, name, key, link)
+        self.version = key.revision or LATEST_LEGACY
+        self._questions: dict[str, Question] = {}
+        self._level: int | None = None
+        self._started = False
+
+    # -- the handshake
+
+    def link_up(self) -> None:
+        self.handshake()
+
+    def handshake(self) -> None:
+        if self._started:
+            return
+        self._started = True
+        self.link.expect_session()
+        params = {
+            "protocolVersion": jsonrpc.to_raw(self.version),
+            "capabilities": Raw(self.key.profile),
+            "clientInfo": jsonrpc.to_raw({"name": "mcpgate", "version": self.hub.config.version}),
+        }
+        self.request("initialize", params, self._initialized)
+
+    def _initialized(self, answer: Members | Fault) -> None:
+        if isinstance(answer, Fault):
+            self.end(f"it refused initialize: {answer.message}", answer)
+            return
+        version = values.text_of(answer, "protocolVersion")
+        if version not in LEGACY_VERSIONS:
+            # F3: a counter-offer that we do not support means to disconnect.
+            self.end("it answered initialize with a revision that does not exist", None)
+            return
+        self.version = version
+        self.capabilities = values.object_or_empty(answer.get("capabilities", EMPTY))
+        self.instructions = values.text_of(answer, "instructions") or ""
+        self.server_info = jsonrpc.detach(answer.get("serverInfo", EMPTY))
+        self.link.speak(version)
+        self.link.notify(jsonrpc.encode_notification("notifications/initialized", {}))
+        self.link.listen()
+        self.ready = True
+        self.host.session_ready(self)
+
+    # -- requests out
+
+    def compose(self, number: int, method: str, params: Members, exchange: Exchange | None) -> Outgoing:
+        if exchange is not None:
+            self._raise_level(exchange.operation.log_level)
+            meta = dict(exchange.operation.meta)
+            if exchange.operation.wants_progress:
+                meta["progressToken"] = Raw(b"%d" % number)
+            if meta:
+                params = {**params, "_meta": jsonrpc.encode_object(meta)}
+        return Outgoing(number, jsonrpc.encode_request(number, method, params))
+
+    def _raise_level(self, level: str | None) -> None:
+        """The server's level is one for the session: the most verbose that any of its clients wants (L14)."""
+        if level is None or "logging" not in self.capabilities or level not in SEVERITIES:
+            return
+        wanted = SEVERITIES.index(level)
+        if self._level is None or wanted < self._level:
+            self._level = wanted
+            self.request("logging/setLevel", {"level": jsonrpc.to_raw(level)}, lambda answer: None)
+
+    def resume(self, exchange: Exchange, answers: dict[str, Answer], carry: Carry | None) -> None:
+        for key, answer in answers.items():
+            self._answer(key, answer)
+
+    def _answer(self, key: str, answer: Answer) -> None:
+        question = self._questions.pop(key, None)
+        if question is None or self.over:
+            return
+        if answer.fault is None:
+            message = jsonrpc.encode_result(question.id, answer.result)
+        else:
+            error = codes.to_legacy(answer.fault, REVISIONS[self.version])
+            message = jsonrpc.encode_error(question.id, error.code, error.message, error.data)
+        self.link.reply(message, question.origin)
+
+    def cancel(self, exchange: Exchange, reason: str) -> None:
+        """L15: a legacy server is told; its answer, if it comes, is dropped."""
+        number = self.drop(exchange)
+        self._forget_questions(exchange)
+        if number is None or self.over:
+            return
+        params = {"requestId": Raw(b"%d" % number)}
+        if reason:
+            params["reason"] = jsonrpc.to_raw(reason[:200])
+        self.link.notify(jsonrpc.encode_notification("notifications/cancelled", params))
+        # Over HTTP the answer stream may still end in good order; not for ever.
+        self.hub.after(self.hub.limits.close_timeout_s, "cancelled call", lambda: self.link.abandon(number))
+
+    def _forget_questions(self, exchange: Exchange) -> None:
+        for key in [key for key, question in self._questions.items() if question.exchange is exchange]:
+            del self._questions[key]
+
+    # -- resource subscriptions
+
+    def watch(self, uri: str, done: Callable[[Fault | None], None]) -> None:
+        """Subscribe; several watches of one URI are one subscription (L11)."""
+        held = self.watches.get(uri, 0)
+        self.watches[uri] = held + 1
+        if held:
+            done(None)
+            return
+
+        def answered(answer: Members | Fault) -> None:
+            if isinstance(answer, Fault):
+                self.watches.pop(uri, None)
+                done(answer)
+            else:
+                done(None)
+
+        self.request("resources/subscribe", {"uri": jsonrpc.to_raw(uri)}, answered)
+
+    def unwatch(self, uri: str) -> None:
+        held = self.watches.get(uri, 0)
+        if held > 1:
+            self.watches[uri] = held - 1
+        elif held and not self.over:
+            del self.watches[uri]
+            self.request("resources/unsubscribe", {"uri": jsonrpc.to_raw(uri)}, lambda answer: None)
+
+    def roots_changed(self) -> None:
+        """The client's roots changed (L17); told only where we declared that we would tell."""
+        roots = values.object_or_empty(values.object_or_empty(Raw(self.key.profile)).get("roots", EMPTY))
+        if self.ready and roots.get("listChanged") == Raw(b"true"):
+            self.link.notify(jsonrpc.encode_notification("notifications/roots/list_changed", {}))
+
+    # -- messages in
+
+    def link_message(self, message: jsonrpc.Message, origin: int | None) -> None:
+        kind = type(message)
+        if kind is jsonrpc.Result:
+            self._result(message)  # type: ignore[arg-type]
+        elif kind is jsonrpc.Notification:
+            self._notification(message, origin)  # type: ignore[arg-type]
+        elif kind is jsonrpc.Request:
+            self._asked(message, origin)  # type: ignore[arg-type]
+        else:
+            self._error(message)  # type: ignore[arg-type]
+
+    def _result(self, message: jsonrpc.Result) -> None:
+        if not isinstance(message.id, int):
+            self.hub.count("upstream_unknown_responses")
+            return
+        try:
+            members = jsonrpc.members(message.result)
+        except jsonrpc.JsonFault:
+            self._finish(message.id, Fault(FaultKind.INTERNAL, "the server's result is not an object"))
+            return
+        self._finish(message.id, members)
+
+    def _error(self, message: jsonrpc.ErrorReply) -> None:
+        if not isinstance(message.id, int):
+            self.hub.count("upstream_unknown_responses")
+            return
+        exchange = self.calls.get(message.id)
+        method, params = (exchange.operation.method, exchange.operation.params) if exchange else ("", {})
+        fault = codes.from_legacy_error(message.code, message.message, message.data, method, params)
+        self._finish(message.id, fault)
+
+    def _finish(self, number: int, outcome: Members | Fault) -> None:
+        if self._own_answer(number, outcome):
+            return
+        exchange = self.calls.get(number)
+        if exchange is None:
+            self.hub.count("upstream_late_responses")  # cancelled meanwhile: G23
+            return
+        self.drop(exchange)
+        self._forget_questions(exchange)
+        if isinstance(outcome, Fault):
+            exchange.fail(outcome)
+        else:
+            exchange.complete(outcome)
+
+    def _notification(self, message: jsonrpc.Notification, origin: int | None) -> None:
+        method, params = message.method, message.params
+        if method == "notifications/progress":
+            self.progressed(params)
+        elif method == "notifications/message":
+            self._logged(params, origin)
+        elif method in LIST_CHANGED:
+            self.host.list_changed(self, LIST_CHANGED[method])
+        elif method == "notifications/resources/updated":
+            self.host.resource_updated(self, params)
+        elif method == "notifications/cancelled":
+            self._withdrawn(params)
+        else:
+            self.hub.count("upstream_unknown_notifications")
+
+    def _logged(self, params: Members, origin: int | None) -> None:
+        exchange = self.log_owner(origin)
+        if exchange is not None:
+            exchange.log(params)
+        elif not self.calls and len(self.users) == 1:
+            next(iter(self.users.values())).logged_outside(params)
+        else:
+            self.hub.count("upstream_stray_logs")
+
+    def _withdrawn(self, params: Members) -> None:
+        raw = bytes(params.get("requestId", EMPTY)).decode("utf-8")
+        question = self._questions.pop(raw, None)
+        if question is None:
+            return
+        if question.exchange is not None:
+            question.exchange.withdraw(raw)
+        elif question.audience is not None:
+            question.audience.withdrawn_outside(question.ask)
+
+    # -- the server asks
+
+    def _asked(self, message: jsonrpc.Request, origin: int | None) -> None:
+        if message.method == "ping":
+            self.link.reply(jsonrpc.encode_result(message.id, EMPTY), origin)
+            return
+        feature = FEATURES.get(message.method)
+        if feature is None or feature not in values.object_or_empty(Raw(self.key.profile)):
+            self._refuse(message, origin, codes.METHOD_NOT_FOUND, "this client does not offer that")
+            return
+        key = values.encode_id(message.id)
+        if key in self._questions or len(self._questions) >= self.hub.limits.asks_per_call:
+            self._refuse(message, origin, codes.INVALID_REQUEST, "too many or repeated requests")
+            return
+        ask = Ask(key, message.method, message.params)
+        exchange = self._call_of(origin)
+        if exchange is not None:
+            self._questions[key] = Question(message.id, ask, exchange, None, origin)
+            exchange.ask([ask], None)
+            return
+        audience = next(iter(self.users.values())) if len(self.users) == 1 else None
+        if audience is not None and not self.calls:
+            self._questions[key] = Question(message.id, ask, None, audience, origin)
+            if audience.asked_outside(ask, self._answer):
+                return
+            del self._questions[key]
+        # I2, L1.13: outside a call, or of no certain call. Never some other client's.
+        self._refuse(message, origin, codes.INVALID_PARAMS, "no request of the client is open for this")
+
+    def _call_of(self, origin: int | None) -> Exchange | None:
+        """The call that a server's request belongs to: by its stream, else by the lease."""
+        if origin is not None:
+            return self.calls.get(origin)
+        if not self.link.single_channel or self.lease is None:
+            return None
+        for exchange in self.calls.values():
+            if exchange.operation.interactive:
+                return exchange
+        return None
+
+    def _refuse(self, message: jsonrpc.Request, origin: int | None, code: int, reason: str) -> None:
+        self.hub.count("upstream_requests_refused")
+        self.link.reply(jsonrpc.encode_error(message.id, code, reason), origin)
+
+    def end(self, reason: str, fault: Fault | None) -> None:
+        if not self.over:
+            questions, self._questions = self._questions, {}
+            super().end(reason, fault)
+            for question in questions.values():
+                if question.audience is not None:
+                    question.audience.withdrawn_outside(question.ask)

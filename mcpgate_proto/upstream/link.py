@@ -1,0 +1,80 @@
+"""The line between what a session says and how it travels to a server.
+
+Owns: the two protocols `Link` (a way to one server: a child's pipes, or HTTP) and `LinkOwner` (what
+speaks over it), and `Outgoing`, one request.
+Must never: know a revision's messages.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Protocol
+
+import msgspec
+
+from mcpgate_proto.wire.jsonrpc import Message
+
+__all__ = ["Link", "LinkOwner", "Loss", "Outgoing"]
+
+
+class Outgoing(msgspec.Struct, frozen=True, gc=False):
+    """One request on its way out. `headers` are the mirrored ones (D2, D3); pipes do not send them."""
+
+    id: int
+    message: bytes
+    headers: tuple[tuple[str, str], ...] = ()
+    # Its answer stream stays open for long (`subscriptions/listen`): it must not starve calls (D15).
+    pinned: bool = False
+
+
+class Loss(Enum):
+    """Why a request can have no answer any more."""
+
+    UNSENT = "unsent"  # the server cannot have acted on it
+    BROKEN = "broken"  # it may have
+    REFUSED = "refused"  # the server's HTTP said no, without JSON-RPC; `status` tells
+    SESSION_GONE = "session gone"  # 404 for our session (D10): not executed
+
+
+class LinkOwner(Protocol):
+    """What speaks over a link: a prober, then a session."""
+
+    def link_up(self) -> None: ...
+    def link_message(self, message: Message, origin: int | None) -> None:
+        """`origin`: the request on whose stream it came; None where all share one channel."""
+
+    def link_lost(self, request: int, loss: Loss, status: int) -> None: ...
+    def link_pressed(self, high: bool) -> None:
+        """The server takes less than it is sent (true), or enough again (false)."""
+
+    def link_down(self, reason: str) -> None:
+        """The link is gone, and every request on it. Last call."""
+
+
+class Link(Protocol):
+    """A way to one server, in one era."""
+
+    owner: LinkOwner
+    single_channel: bool
+    pid: int | None
+    last_stderr: list[str]
+
+    def start(self) -> None: ...
+    def request(self, outgoing: Outgoing) -> None: ...
+    def notify(self, message: bytes) -> None: ...
+    def reply(self, message: bytes, origin: int | None) -> None: ...
+    def abandon(self, request: int) -> None:
+        """No answer is wanted: close its stream where it has one of its own (D7)."""
+
+    def throttle(self, request: int, on: bool) -> None: ...
+    def congested(self) -> bool: ...
+    def expect_session(self) -> None:
+        """The next answer is an InitializeResult and may bring a session id (C27)."""
+
+    def speak(self, version: str) -> None:
+        """From now on a legacy session of this version; HTTP tells it in a header (D11)."""
+
+    def listen(self) -> None:
+        """Legacy: open the server's own stream, where there is one (D12)."""
+
+    def stop(self) -> None: ...

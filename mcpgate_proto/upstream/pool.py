@@ -1,0 +1,550 @@
+"""One configured server: its sessions, and what is known of it.
+
+Owns: what is known of both eras (probed once, remembered: a launcher starts once); sessions by (server,
+principal, capability profile, revision); leases of channels that cannot tell calls apart (L0.4), with a
+bounded wait; restart with backoff and jitter; stopping what is idle.
+Must never: hand a session that served one principal to another; repeat a call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from mcpgate_proto.config import ServerConfig
+from mcpgate_proto.hub import Hub
+from mcpgate_proto.mcp.codes import Fault, FaultKind
+from mcpgate_proto.mcp.revisions import LATEST_LEGACY, MODERN, Era
+from mcpgate_proto.relay.exchange import Client, Exchange, Members, Phase
+from mcpgate_proto.relay.ports import ServerFace, ServerListener, ServerStatus
+from mcpgate_proto.timers import Timer
+from mcpgate_proto.upstream.http_pool import HttpPool
+from mcpgate_proto.upstream.legacy import LegacySession
+from mcpgate_proto.upstream.link import Link
+from mcpgate_proto.upstream.modern import ModernSession
+from mcpgate_proto.upstream.probe import Finding, Probe, refused_modern
+from mcpgate_proto.upstream.session import EMPTY, Done, PoolKey, UpstreamSession
+from mcpgate_proto.upstream.stream import ChildLink
+from mcpgate_proto.upstream.streamable_http import HttpLink
+
+__all__ = ["UpstreamServer"]
+
+Session = LegacySession | ModernSession
+Got = Callable[[Session | Fault], None]
+
+
+class Waiter(msgspec.Struct):
+    """Someone who needs a session."""
+
+    client: Client
+    interactive: bool
+    got: Got
+    wanted: Callable[[], bool]
+    timer: Timer | None = None
+
+
+class UpstreamServer:
+    """See the head of this file. Implements `relay.ports.Server` and `upstream.session.Host`."""
+
+    def __init__(self, hub: Hub, config: ServerConfig, listener: ServerListener) -> None:
+        self.hub = hub
+        self.config = config
+        self.name = config.name
+        self.listener = listener
+        self.plans: Callable[[str], object] = lambda name: None
+        self.sessions: dict[Session, None] = {}
+        self.eras: dict[Era, bool | None] = {Era.LEGACY: None, Era.MODERN: None}
+        if config.era != "auto":
+            self.eras = {era: era.value == config.era for era in Era}
+        self._waiting: list[Waiter] = []
+        self._probe: Probe | None = None
+        self._http: HttpPool | None = None
+        self._failures = 0
+        self._restarts = 0
+        self._retry: Timer | None = None
+        self._reason = ""
+        self._stopped = not config.enabled
+        self._warm = False  # keep one session up, so that lists and changes are at hand
+        self._sweep: Timer | None = None
+        self._pumping = False
+
+    # -- life
+
+    def start(self) -> None:
+        """Bring the server up before anybody asks; a slow launcher then costs nobody time."""
+        if not self._stopped:
+            self._warm = True
+            self._discover_era()
+            self._sweep = self.hub.after(self.hub.limits.upstream_idle_s / 4, "idle sweep", self._sweep_idle)
+
+    def stop(self) -> None:
+        if self._stopped:
+            return
+        self._stopped = True
+        for timer in (self._retry, self._sweep):
+            if timer is not None:
+                timer.cancel()
+        for session in list(self.sessions):
+            session.end("mcpgate is stopping", None)
+        if self._probe is not None:
+            self._probe._link.stop()
+        if self._http is not None:
+            self._http.stop()
+        self._refuse_waiting(self._down("it was stopped"))
+
+    def _link(self) -> Link:
+        if self.config.transport == "stdio":
+            return ChildLink(self.hub, self.config, _NOBODY)
+        if self._http is None:
+            self._http = HttpPool(self.hub, self.config)
+        return HttpLink(self.hub, self.config, _NOBODY, self._http)
+
+    def _down(self, reason: str = "") -> Fault:
+        told = reason or self._reason or "it is not available"
+        self.hub.emit("debug", "server_unavailable", server=self.name, reason=told)
+        return Fault(FaultKind.UPSTREAM_DOWN, f"server '{self.name}' is not available")
+
+    # -- eras
+
+    def _era_for(self, wanted: Era) -> Era | None:
+        """The era to serve a client of `wanted` in; None while that is not known."""
+        other = Era.MODERN if wanted is Era.LEGACY else Era.LEGACY
+        if self.eras[wanted]:
+            return wanted
+        if self.eras[wanted] is False:
+            return other if self.eras[other] else None
+        # Not known. A server known as modern is asked by a legacy client's first session itself.
+        return wanted if self.eras[other] else None
+
+    def _discover_era(self) -> None:
+        if self._probe is not None or self._retry is not None or self._stopped:
+            return
+        if any(self.eras.values()):
+            self._warm_up()
+            return
+        self._probe = Probe(self.hub, self._link(), self._probed)
+        self._probe.start()
+
+    def _probed(self, found: Finding) -> None:
+        self._probe = None
+        if self._stopped:
+            if found.link is not None:
+                found.link.stop()
+            return
+        if found.era is None:
+            self._failed(found.reason)
+            self._refuse_waiting(self._down())
+            return
+        self._failures = 0
+        self._reason = ""
+        if found.era is Era.MODERN:
+            self.eras[Era.MODERN] = True
+            if found.both:
+                self.eras[Era.LEGACY] = True
+        else:
+            self.eras = {Era.LEGACY: True, Era.MODERN: False}
+        self.hub.emit("info", "server_era", server=self.name, era=found.era.value, both=found.both)
+        if found.link is not None:
+            self._adopt(found)
+        else:
+            self._warm_up()
+        self._pump()
+
+    def _adopt(self, found: Finding) -> None:
+        """The probe's link becomes the first session, so that the server starts once."""
+        assert found.link is not None and found.era is not None
+        key = self._key(None, found.era)
+        session = self._make(key, found.link)
+        if isinstance(session, ModernSession):
+            if found.discovered is not None:
+                session.discovered(found.discovered)
+            else:
+                session.link_up()
+        else:
+            session.handshake()
+
+    def _key(self, client: Client | None, era: Era) -> PoolKey:
+        """Catalog sessions and clients without features share the empty profile."""
+        if era is Era.MODERN:
+            return PoolKey(self._principal(client), era, b"{}", MODERN, self._owner(client))
+        if client is None or not client.features or self.config.isolation == "shared":
+            return PoolKey(self._principal(client), era, b"{}", LATEST_LEGACY, self._owner(client))
+        revision = client.revision if client.era is Era.LEGACY else LATEST_LEGACY
+        return PoolKey(
+            self._principal(client), era, bytes(client.capabilities), revision, self._owner(client)
+        )
+
+    def _principal(self, client: Client | None) -> str | None:
+        if self.config.isolation == "shared":
+            return ""
+        return client.principal.id if client is not None else None
+
+    def _owner(self, client: Client | None) -> str:
+        return client.key if client is not None and self.config.isolation == "session" else ""
+
+    def _make(self, key: PoolKey, link: Link) -> Session:
+        session: Session
+        if key.era is Era.MODERN:
+            session = ModernSession(self.hub, self, self.name, key, link)
+            session.plans = self.plans  # type: ignore[assignment]
+        else:
+            session = LegacySession(self.hub, self, self.name, key, link)
+        self.sessions[session] = None
+        return session
+
+    def _open(self, key: PoolKey) -> Session:
+        link = self._link()
+        session = self._make(key, link)
+        link.start()
+        return session
+
+    def _warm_up(self) -> None:
+        """Have one session up without being asked; the first principal that needs it owns it (key None)."""
+        if self._warm and not self.sessions and not self._stopped:
+            era = Era.MODERN if self.eras[Era.MODERN] else Era.LEGACY
+            if self.eras[era]:
+                self._open(self._key(None, era))
+
+    # -- who needs a session
+
+    def _acquire(
+        self, client: Client, interactive: bool, got: Got, wanted: Callable[[], bool], wait_s: float
+    ) -> None:
+        if self._stopped:
+            got(
+                Fault(
+                    FaultKind.UPSTREAM_DOWN,
+                    f"server '{self.name}' is disabled"
+                    if not self.config.enabled
+                    else f"server '{self.name}' is stopping",
+                )
+            )
+            return
+        waiter = Waiter(client, interactive, got, wanted)
+        if self._serve(waiter):
+            return
+        if len(self._waiting) >= self.hub.limits.calls:
+            got(Fault(FaultKind.OVERLOADED, "too many calls are waiting"))
+            return
+        waiter.timer = self.hub.after(wait_s, "session wait", lambda: self._waited(waiter))
+        self._waiting.append(waiter)
+
+    def _waited(self, waiter: Waiter) -> None:
+        waiter.timer = None
+        if waiter in self._waiting:
+            self._waiting.remove(waiter)
+            busy = any(session.ready for session in self.sessions)
+            told = (
+                f"server '{self.name}' is busy with other clients"
+                if busy
+                else f"server '{self.name}' is still starting"
+            )
+            kind = FaultKind.OVERLOADED if busy else FaultKind.UPSTREAM_DOWN
+            waiter.got(Fault(kind, told))
+
+    def _serve(self, waiter: Waiter) -> bool:
+        """Give the waiter its session or its refusal, if that can be done now."""
+        client = waiter.client
+        era = self._era_for(client.era)
+        if era is None:
+            if self.eras[Era.LEGACY] is False and self.eras[Era.MODERN] is False:
+                waiter.got(self._down("it speaks no era that mcpgate knows"))
+                return True
+            if self._retry is not None and self._failures > 1:
+                waiter.got(self._down())
+                return True
+            self._discover_era()
+            return False
+        key = self._key(client, era)
+        starting = False
+        for session in self.sessions:
+            if session.over or not self._fits(session, key):
+                continue
+            if not session.ready:
+                starting = True
+            elif session.available(client, waiter.interactive):
+                session.key = key
+                session.take(client, waiter.interactive)
+                waiter.got(session)
+                return True
+        if starting:
+            return False
+        if self._retry is not None:
+            if self._failures > 1:
+                waiter.got(self._down())
+                return True
+            return False  # the first failure may be an accident: wait for the restart
+        if len(self.sessions) < self.hub.limits.upstream_sessions_per_server or self._evict():
+            self._open(key)
+        return False
+
+    def _fits(self, session: Session, key: PoolKey) -> bool:
+        mine = session.key
+        if mine == key:
+            return True
+        # Started before anybody asked: the first principal that needs it makes it its own.
+        return (
+            mine.principal is None
+            and not session.busy
+            and msgspec.structs.replace(mine, principal=key.principal, owner=key.owner) == key
+        )
+
+    def _evict(self) -> bool:
+        for session in self.sessions:
+            if not session.busy and session.ready and not session.watches:
+                session.end("another client needs its place", None)
+                return True
+        return False
+
+    def _pump(self) -> None:
+        """Serve whoever can be served now, in order of arrival."""
+        if self._pumping:
+            return
+        self._pumping = True
+        try:
+            for waiter in list(self._waiting):
+                if waiter not in self._waiting:
+                    continue
+                if not waiter.wanted():
+                    self._leave(waiter)
+                elif self._serve(waiter):
+                    self._leave(waiter)
+        finally:
+            self._pumping = False
+
+    def _leave(self, waiter: Waiter) -> None:
+        if waiter.timer is not None:
+            waiter.timer.cancel()
+        if waiter in self._waiting:
+            self._waiting.remove(waiter)
+
+    def _refuse_waiting(self, fault: Fault) -> None:
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            if waiter.timer is not None:
+                waiter.timer.cancel()
+            waiter.got(fault)
+
+    # -- relay.ports.Server
+
+    def place(self, exchange: Exchange) -> None:
+        operation = exchange.operation
+
+        def got(session: Session | Fault) -> None:
+            if isinstance(session, Fault):
+                exchange.fail(session)
+            elif exchange.phase is Phase.DONE:
+                self._untake(session, operation.interactive)
+            else:
+                exchange.bind(session)
+
+        wait_s = self.hub.limits.lease_wait_s
+        self._acquire(
+            operation.client, operation.interactive, got, lambda: exchange.phase is not Phase.DONE, wait_s
+        )
+
+    def _untake(self, session: Session, interactive: bool) -> None:
+        if interactive:
+            session.untake()
+
+    def prepare(self, client: Client, done: Callable[[ServerFace | Fault], None]) -> None:
+        def got(session: Session | Fault) -> None:
+            done(session if isinstance(session, Fault) else _face(session))
+
+        plain = _featureless(client)
+        self._acquire(plain, False, got, lambda: True, self.hub.limits.startup_wait_s)
+
+    def ask(self, client: Client, method: str, params: Members, done: Done) -> None:
+        def got(session: Session | Fault) -> None:
+            if isinstance(session, Fault):
+                done(session)
+            else:
+                session.request(method, params, done, self.config.timeout)
+
+        self._acquire(_featureless(client), False, got, lambda: True, self.hub.limits.startup_wait_s)
+
+    def face(self, client: Client) -> ServerFace | None:
+        session = self._catalog_session(client)
+        return _face(session) if session is not None else None
+
+    def _catalog_session(self, client: Client) -> Session | None:
+        era = self._era_for(client.era)
+        if era is None:
+            return None
+        key = self._key(_featureless(client), era)
+        for session in self.sessions:
+            if session.ready and self._fits(session, key):
+                return session
+        return None
+
+    def watch(self, client: Client, uri: str, done: Callable[[Fault | None], None]) -> None:
+        def got(session: Session | Fault) -> None:
+            if isinstance(session, Fault):
+                done(session)
+            else:
+                session.watch(uri, done)
+
+        self._acquire(_featureless(client), False, got, lambda: True, self.hub.limits.startup_wait_s)
+
+    def unwatch(self, client: Client, uri: str) -> None:
+        session = self._catalog_session(client)
+        if session is not None:
+            session.unwatch(uri)
+
+    def roots_changed(self, client: Client) -> None:
+        for session in list(self.sessions):
+            if client.key in session.users:
+                session.roots_changed()
+
+    def client_gone(self, client: Client) -> None:
+        for session in list(self.sessions):
+            session.users.pop(client.key, None)
+            if self.config.isolation == "session" and session.key.owner == client.key:
+                session.end("its client is gone", None)
+
+    def status(self) -> ServerStatus:
+        ready = [session for session in self.sessions if session.ready]
+        if not self.config.enabled:
+            state = "disabled"
+        elif ready:
+            state = "connected"
+        elif self._retry is not None or self._failures:
+            state = "down"
+        elif self.sessions or self._probe is not None:
+            state = "connecting"
+        else:
+            state = "idle"
+        return ServerStatus(
+            name=self.name,
+            transport=self.config.transport,
+            state=state,
+            enabled=self.config.enabled,
+            eras={era.value: self.eras[era] for era in Era},
+            sessions=len(ready),
+            calls=sum(len(session.calls) for session in self.sessions),
+            restarts=self._restarts,
+            reason=self._reason if state == "down" else "",
+            pids=[session.link.pid for session in ready if session.link.pid is not None],
+        )
+
+    # -- upstream.session.Host
+
+    def session_ready(self, session: UpstreamSession) -> None:
+        self.eras[session.era] = True
+        self._failures = 0
+        self._reason = ""
+        self.hub.emit("info", "server_ready", server=self.name, era=session.era.value, pid=session.link.pid)
+        self._pump()
+        self.listener.server_up(self.name, session.key.principal)
+
+    def session_freed(self, session: UpstreamSession) -> None:
+        if self._waiting:
+            self._pump()
+
+    def list_changed(self, session: UpstreamSession, kind: str) -> None:
+        self.listener.catalog_changed(self.name, session.key.principal, kind)
+
+    def resource_updated(self, session: UpstreamSession, params: Members) -> None:
+        self.listener.resource_updated(self.name, session.key.principal, params)
+
+    def session_over(self, session: UpstreamSession, reason: str, fault: Fault | None) -> None:
+        was_ready = session in self.sessions and bool(session.capabilities or session.server_info != EMPTY)
+        self.sessions.pop(session, None)  # type: ignore[call-overload]
+        if self._stopped:
+            return
+        if fault is not None and self._trial_failed(session, fault):
+            self._pump()
+            return
+        self.hub.emit("notice", "server_session_over", server=self.name, reason=reason, **_stderr(session))
+        if reason in QUIET:
+            return
+        self._failed(reason)
+        if was_ready:
+            for kind in ("tools", "prompts", "resources"):
+                self.listener.catalog_changed(self.name, session.key.principal, kind)
+        elif self._failures > 1:
+            self._refuse_waiting(self._down())
+
+    def _trial_failed(self, session: UpstreamSession, fault: Fault) -> bool:
+        """A first session of an era that was not known: what its refusal teaches."""
+        other = Era.MODERN if session.era is Era.LEGACY else Era.LEGACY
+        if session.era is Era.LEGACY and self.eras[Era.LEGACY] is True and self.eras[Era.MODERN] is False:
+            if not refused_modern(fault):
+                return False
+            # F15: `initialize` answered with -32022 after a probe that took it for legacy: ask again, once.
+            self.eras = {Era.LEGACY: False, Era.MODERN: None} if self.config.era == "auto" else self.eras
+            self.eras[Era.MODERN] = True
+            return True
+        if self.eras[session.era] is None and self.eras[other] and fault.kind is not FaultKind.UPSTREAM_DOWN:
+            self.eras[session.era] = False
+            self.hub.emit("info", "server_lacks_era", server=self.name, era=session.era.value)
+            return True
+        return False
+
+    # -- failure and restart
+
+    def _failed(self, reason: str) -> None:
+        """Backoff with jitter; what is wanted is tried again then."""
+        limits = self.hub.limits
+        self._failures += 1
+        self._restarts += 1
+        self._reason = reason
+        delay = min(limits.restart_first_s * 2 ** min(self._failures - 1, 16), limits.restart_last_s)
+        delay = self.hub.entropy.jitter(delay)
+        self.hub.emit("warning", "server_down", server=self.name, reason=reason, retry_in_s=round(delay, 3))
+        if self._retry is None:
+            self._retry = self.hub.after(delay, "server restart", self._again)
+
+    def _again(self) -> None:
+        self._retry = None
+        if self._stopped:
+            return
+        if self._warm or self._waiting:
+            self._discover_era()
+        self._pump()
+
+    def _sweep_idle(self) -> None:
+        """Stop sessions that nobody has used for long and nobody watches."""
+        limits = self.hub.limits
+        self._sweep = self.hub.after(limits.upstream_idle_s / 4, "idle sweep", self._sweep_idle)
+        for session in list(self.sessions):
+            idle = self.hub.now - session.used_at >= limits.upstream_idle_s
+            if idle and session.ready and not session.busy and not session.watches and not session.users:
+                self._warm = False
+                session.end(IDLE, None)
+
+
+IDLE = "it was idle"
+# Ends that are no failures.
+QUIET = (IDLE, "another client needs its place", "its client is gone")
+
+
+def _featureless(client: Client) -> Client:
+    """The client as the catalog session knows it: the same principal and era, nothing declared."""
+    if not client.features and client.audience is None:
+        return client
+    return msgspec.structs.replace(client, capabilities=EMPTY, features=False, audience=None)
+
+
+def _face(session: Session) -> ServerFace:
+    return ServerFace(session.era, session.capabilities, session.instructions, bytes(session.server_info))
+
+
+def _stderr(session: UpstreamSession) -> dict[str, str]:
+    """A server that fails usually said why: its last lines go into the log, never to a client."""
+    lines = session.link.last_stderr[-3:]
+    return {"stderr": " | ".join(lines)} if lines else {}
+
+
+class _Nobody:
+    """Owner of a link that is just being handed on."""
+
+    def link_up(self) -> None: ...
+    def link_message(self, message: object, origin: int | None) -> None: ...
+    def link_lost(self, request: int, loss: object, status: int) -> None: ...
+    def link_pressed(self, high: bool) -> None: ...
+    def link_down(self, reason: str) -> None: ...
+
+
+_NOBODY = _Nobody()

@@ -1,0 +1,272 @@
+"""What a legacy and a modern session with a server have in common.
+
+Owns: request ids of this hop (a counter: A4, A5), which also serve as progress tokens; the table of
+calls in flight; the gateway's own requests with their time limits; the lease of a channel that cannot
+tell which call a server's request belongs to (L0.4).
+Must never: choose who may use a session (the pool does), or keep a call after its outcome.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from mcpgate_proto.hub import Hub
+from mcpgate_proto.mcp.codes import Fault, FaultKind
+from mcpgate_proto.mcp.revisions import Era
+from mcpgate_proto.relay.exchange import Audience, Client, Exchange, Members
+from mcpgate_proto.timers import Timer
+from mcpgate_proto.upstream.link import Link, Loss, Outgoing
+from mcpgate_proto.wire import jsonrpc, values
+from mcpgate_proto.wire.jsonrpc import Raw
+
+__all__ = ["Done", "Host", "PoolKey", "UpstreamSession"]
+
+Done = Callable[[Members | Fault], None]
+
+EMPTY = values.EMPTY
+LIST_CHANGED = {
+    "notifications/tools/list_changed": "tools",
+    "notifications/prompts/list_changed": "prompts",
+    "notifications/resources/list_changed": "resources",
+}
+
+
+class PoolKey(msgspec.Struct, frozen=True):
+    """Whom a session serves: (server, principal, capability profile, revision), as the design says.
+
+    `principal` None: started before anybody asked; the first that needs it makes it its own.
+    """
+
+    principal: str | None
+    era: Era
+    profile: bytes = b"{}"
+    revision: str = ""
+    owner: str = ""
+
+
+class Host(Protocol):
+    """What a session tells the pool."""
+
+    def session_ready(self, session: UpstreamSession) -> None: ...
+    def session_over(self, session: UpstreamSession, reason: str, fault: Fault | None) -> None: ...
+    def session_freed(self, session: UpstreamSession) -> None: ...
+    def list_changed(self, session: UpstreamSession, kind: str) -> None: ...
+    def resource_updated(self, session: UpstreamSession, params: Members) -> None: ...
+
+
+class Own(msgspec.Struct, frozen=True):
+    """A request of the gateway's own."""
+
+    done: Done
+    method: str
+    timer: Timer
+
+
+class UpstreamSession:
+    """One session with one server. `LegacySession` and `ModernSession` speak."""
+
+    era: Era
+
+    def __init__(self, hub: Hub, host: Host, name: str, key: PoolKey, link: Link) -> None:
+        self.hub = hub
+        self.host = host
+        self.server = name
+        self.key = key
+        self.link = link
+        link.owner = self
+        self.ready = False
+        self.over = False
+        self.capabilities: Members = {}
+        self.instructions: str = ""
+        self.server_info: Raw = EMPTY
+        self.calls: dict[int, Exchange] = {}
+        self._ids: dict[Exchange, int] = {}
+        self._own: dict[int, Own] = {}
+        self._next = 1
+        # The client whose interactive calls hold the channel, and how many.
+        self.lease: str | None = None
+        self._leased = 0
+        # Clients that have used this session, for what a server says outside a call.
+        self.users: dict[str, Audience] = {}
+        self.watches: dict[str, int] = {}
+        self.used_at = hub.now
+        self._slow: dict[Exchange, None] = {}
+
+    # -- ids and requests
+
+    def _id(self) -> int:
+        number = self._next
+        self._next += 1
+        return number
+
+    def request(self, method: str, params: Members, done: Done, timeout_s: float | None = None) -> int:
+        """A request of the gateway's own; `done` gets the result's members or a fault, exactly once."""
+        if self.over:
+            done(Fault(FaultKind.UPSTREAM_DOWN, "the server is not available"))
+            return 0
+        number = self._id()
+        limit = timeout_s if timeout_s is not None else self.hub.limits.handshake_timeout_s
+        timer = self.hub.after(limit, f"own {method}", lambda: self._own_timeout(number))
+        self._own[number] = Own(done, method, timer)
+        self.link.request(self.compose(number, method, params, None))
+        return number
+
+    def compose(self, number: int, method: str, params: Members, exchange: Exchange | None) -> Outgoing:
+        raise NotImplementedError
+
+    def _own_timeout(self, number: int) -> None:
+        own = self._own.pop(number, None)
+        if own is not None:
+            self.link.abandon(number)
+            own.done(Fault(FaultKind.TIMEOUT, f"the server did not answer {own.method}"))
+
+    def _own_answer(self, number: int, answer: Members | Fault) -> bool:
+        own = self._own.pop(number, None)
+        if own is None:
+            return False
+        own.timer.cancel()
+        own.done(answer)
+        return True
+
+    # -- the Target port
+
+    def begin(self, exchange: Exchange) -> None:
+        number = self._id()
+        self.calls[number] = exchange
+        self._ids[exchange] = number
+        self.used_at = self.hub.now
+        operation = exchange.operation
+        self.link.request(self.compose(number, operation.method, operation.params, exchange))
+        if exchange.throttled:
+            self.link.throttle(number, True)
+        if self.link.congested():
+            self._slow[exchange] = None
+            exchange.caller.congested(True)
+
+    def throttle(self, exchange: Exchange, on: bool) -> None:
+        number = self._ids.get(exchange)
+        if number is not None:
+            self.link.throttle(number, on)
+
+    def link_pressed(self, high: bool) -> None:
+        """The server takes less than it is sent: hold those who feed it, and nobody else."""
+        for exchange in list(self.calls.values()) if high else list(self._slow):
+            if high:
+                self._slow[exchange] = None
+            exchange.caller.congested(high)
+        if not high:
+            self._slow.clear()
+
+    def drop(self, exchange: Exchange) -> int | None:
+        """Forget a call; returns its id."""
+        number = self._ids.pop(exchange, None)
+        if number is None:
+            return None
+        self.calls.pop(number, None)
+        self.used_at = self.hub.now
+        if exchange in self._slow:
+            del self._slow[exchange]
+            exchange.caller.congested(False)
+        if exchange.operation.interactive:
+            self.untake()
+        self.host.session_freed(self)
+        return number
+
+    # -- leases
+
+    def available(self, client: Client, interactive: bool) -> bool:
+        """Whether a call of `client` may start now without its server's questions being ambiguous."""
+        if not interactive or not self.link.single_channel or self.era is Era.MODERN:
+            return True
+        return self.lease is None or (client.key != "" and self.lease == client.key)
+
+    def take(self, client: Client, interactive: bool) -> None:
+        self.used_at = self.hub.now
+        if interactive:
+            self.lease = client.key or "*"
+            self._leased += 1
+        if client.audience is not None and client.key not in self.users:
+            self.users[client.key] = client.audience
+
+    def untake(self) -> None:
+        """One interactive call less; the last one gives the channel back."""
+        if self._leased:
+            self._leased -= 1
+            if not self._leased:
+                self.lease = None
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.calls or self._own)
+
+    # -- from the link
+
+    def link_up(self) -> None:
+        """The link can carry requests: introduce ourselves."""
+        raise NotImplementedError
+
+    def link_message(self, message: jsonrpc.Message, origin: int | None) -> None:
+        raise NotImplementedError
+
+    def link_lost(self, request: int, loss: Loss, status: int) -> None:
+        if loss is Loss.SESSION_GONE:
+            self.end("it no longer knows our session", None)
+            return
+        why = {
+            Loss.UNSENT: "the server could not be reached",
+            Loss.BROKEN: "the server's answer broke off; the call may have been carried out",
+            Loss.REFUSED: f"the server refused the request (HTTP {status})",
+        }[loss]
+        fault = Fault(FaultKind.UPSTREAM_DOWN, why)
+        if self._own_answer(request, fault):
+            return
+        exchange = self.calls.get(request)
+        if exchange is not None:
+            self.drop(exchange)
+            exchange.fail(fault)
+
+    def link_down(self, reason: str) -> None:
+        self.end(reason, None)
+
+    def end(self, reason: str, fault: Fault | None) -> None:
+        """Over, for whatever reason. Every call hears of it; the pool forgets the session first, so
+        that nobody who hears of it is sent here again."""
+        if self.over:
+            return
+        self.over = True
+        self.ready = False
+        self.host.session_over(self, reason, fault)
+        self.link.stop()
+        for number in list(self._own):
+            self._own_answer(number, Fault(FaultKind.UPSTREAM_DOWN, f"the server is not available: {reason}"))
+        calls, self.calls = self.calls, {}
+        self._ids.clear()
+        self._slow.clear()
+        for exchange in calls.values():
+            exchange.lost(True)
+
+    # -- what both eras read alike
+
+    def progressed(self, params: Members) -> None:
+        """`progressToken` is the id we gave the request."""
+        token = jsonrpc.integer(params.get("progressToken", EMPTY))
+        value = values.number(params.get("progress", EMPTY))
+        exchange = self.calls.get(token) if token is not None else None
+        if exchange is None or value is None:
+            self.hub.count("upstream_stray_progress")
+            return
+        exchange.progress(value, values.without(params, "progressToken", "_meta"))
+
+    def log_owner(self, origin: int | None) -> Exchange | None:
+        """The call that a log message belongs to, where that is certain enough to tell its client."""
+        if origin is not None:
+            return self.calls.get(origin)
+        if len(self.calls) == 1:
+            return next(iter(self.calls.values()))
+        keys = {exchange.operation.client.key for exchange in self.calls.values()}
+        if len(keys) == 1 and "" not in keys:
+            return next(iter(self.calls.values()))
+        return None

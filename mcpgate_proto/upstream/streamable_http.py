@@ -1,0 +1,372 @@
+"""A server over Streamable HTTP: each message a POST, answers as JSON or as an event stream.
+
+Owns: the requests to one endpoint in one era: headers, both answer shapes, resumption of a legacy
+stream (D9), the legacy GET stream (D12), the reading of statuses (D6, D10).
+Must never: know what the messages mean, retry a request, follow a redirect, relay a 401's challenge.
+"""
+
+from __future__ import annotations
+
+from mcpgate_proto.config import ServerConfig
+from mcpgate_proto.hub import Hub
+from mcpgate_proto.timers import Timer
+from mcpgate_proto.upstream.http_pool import HttpPool, Ticket
+from mcpgate_proto.upstream.link import LinkOwner, Loss, Outgoing
+from mcpgate_proto.wire import jsonrpc, sse
+from mcpgate_proto.wire.http1_grammar import Headers
+
+__all__ = ["HttpLink"]
+
+JSON = "application/json"
+EVENTS = "text/event-stream"
+RESUMES = 5  # attempts to resume one stream without a new event in between
+RETRY_FIRST_S = 1.0
+RETRY_LAST_S = 30.0
+
+
+class Post:
+    """The response to one POST, and what becomes of its stream. `request` None: a notification."""
+
+    def __init__(self, link: HttpLink, request: int | None) -> None:
+        self.link = link
+        self.request = request
+        self.ticket: Ticket | None = None
+        self.answered = request is None
+        self.status = 0
+        self.retry_ms: int | None = None
+        self.last_id: str | None = None
+        self._attempts = 0
+        self._events: sse.SseDecoder | None = None
+        self._body: list[bytes] = []
+        self._size = 0
+        self._json = False
+        self._timer: Timer | None = None
+        self.abandoned = False
+
+    # -- Receiver
+
+    def response_head(self, status: int, headers: Headers) -> None:
+        self.status = status
+        kind = (headers.get("content-type") or "").split(";", 1)[0].strip().lower()
+        self._events = sse.SseDecoder(self.link.hub.limits.sse_event_bytes) if kind == EVENTS else None
+        self._json = kind == JSON
+        self._body = []
+        self._size = 0
+        if status == 200:
+            self.link.headers_of(self, headers)
+
+    def response_data(self, data: bytes) -> None:
+        if self._events is None:
+            self._size += len(data)
+            if self._size > self.link.hub.limits.message_bytes:
+                self._over("its answer is larger than limits.message_bytes")
+                return
+            self._body.append(data)
+            return
+        for event in self._events.receive(data):
+            if isinstance(event, sse.SseTooLong):
+                self._over("it sent an event larger than limits.sse_event_bytes")
+                return
+            self._event(event)
+
+    def _event(self, event: sse.SseEvent) -> None:
+        if event.id is not None:
+            self.last_id = event.id
+        if event.retry_ms is not None:
+            self.retry_ms = event.retry_ms
+        # Priming events have an id and empty data (C34): nothing to decode.
+        if not event.data or event.event not in ("message", ""):
+            return
+        self._attempts = 0
+        self.link.body(self, event.data)
+
+    def _over(self, reason: str) -> None:
+        self.link.hub.count("upstream_messages_too_long")
+        self.link.hub.emit("error", "server_answer_too_large", server=self.link.name, reason=reason)
+        if self.ticket is not None:
+            self.ticket.abandon()
+        self._lose(Loss.BROKEN)
+
+    def response_end(self) -> None:
+        if self._events is not None:
+            self._stream_ended()
+            return
+        body = b"".join(self._body)
+        self._body = []
+        if self.status in (200, 202, 204) and (self.request is None or not body):
+            if not self.answered:
+                self._lose(Loss.BROKEN)
+            self.link.finished(self)
+            return
+        # D6: a JSON-RPC error in the body of any status speaks before the status.
+        if self._json and body and self.link.body(self, body):
+            if not self.answered:
+                self._lose(Loss.BROKEN)
+            self.link.finished(self)
+            return
+        self._lose(self._refusal())
+
+    def _refusal(self) -> Loss:
+        if self.status == 404 and self.link.session is not None:
+            return Loss.SESSION_GONE
+        return Loss.REFUSED
+
+    def response_failed(self, sent: bool, reason: str) -> None:
+        self.link.hub.emit("debug", "http_request_failed", server=self.link.name, reason=reason)
+        if self._events is not None or (self.last_id is not None and not self.answered):
+            self._stream_ended()
+            return
+        self._lose(Loss.BROKEN if sent else Loss.UNSENT)
+
+    # -- the end of a stream
+
+    def _stream_ended(self) -> None:
+        """An unanswered legacy stream with event ids is resumed, never asked again (D9)."""
+        self._events = None
+        if self.answered or self.abandoned:
+            self.link.finished(self)
+            return
+        if self.last_id is None or not self.link.resumable or self._attempts >= RESUMES:
+            self._lose(Loss.BROKEN)
+            return
+        self._attempts += 1
+        delay = (
+            self.retry_ms / 1000 if self.retry_ms is not None else self.link.hub.entropy.jitter(RETRY_FIRST_S)
+        )
+        self._timer = self.link.hub.after(min(delay, RETRY_LAST_S), "stream resume", self._resume)
+
+    def _resume(self) -> None:
+        self._timer = None
+        if not self.abandoned and self.last_id is not None:
+            self.ticket = self.link.get(self, self.last_id)
+
+    def _lose(self, loss: Loss) -> None:
+        self.link.finished(self)
+        if not self.answered and self.request is not None:
+            self.answered = True
+            self.link.owner.link_lost(self.request, loss, self.status)
+        elif self.request is None and loss in (Loss.SESSION_GONE, Loss.REFUSED):
+            self.link.hub.emit("warning", "server_refused_message", server=self.link.name, status=self.status)
+
+    def abandon(self) -> None:
+        self.abandoned = True
+        self.answered = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self.ticket is not None:
+            self.ticket.abandon()
+
+
+class GetStream:
+    """The legacy server's own stream (D12): kept open, reopened with its last event id; 405 means none."""
+
+    def __init__(self, link: HttpLink) -> None:
+        self.link = link
+        self.ticket: Ticket | None = None
+        self._events: sse.SseDecoder | None = None
+        self._status = 0
+        self._last_id: str | None = None
+        self._retry_s = RETRY_FIRST_S
+        self._timer: Timer | None = None
+        self._stopped = False
+
+    def open(self) -> None:
+        self._timer = None
+        if not self._stopped:
+            self.ticket = self.link.get(self, self._last_id)
+
+    def response_head(self, status: int, headers: Headers) -> None:
+        self._status = status
+        kind = (headers.get("content-type") or "").split(";", 1)[0].strip().lower()
+        if status == 200 and kind == EVENTS:
+            self._events = sse.SseDecoder(self.link.hub.limits.sse_event_bytes)
+
+    def response_data(self, data: bytes) -> None:
+        if self._events is None:
+            return
+        for event in self._events.receive(data):
+            if isinstance(event, sse.SseTooLong):
+                continue
+            if event.id is not None:
+                self._last_id = event.id
+            if event.retry_ms is not None:
+                self._retry_s = min(event.retry_ms / 1000, RETRY_LAST_S)
+            if event.data and event.event in ("message", ""):
+                self.link.body(None, event.data)
+
+    def response_end(self) -> None:
+        if self._events is None and self._status != 200:
+            if self._status == 404 and self.link.session is not None:
+                self.link.owner.link_lost(-1, Loss.SESSION_GONE, 404)
+            return  # 405 and the like: there is no such stream, and asking again would be a loop (D12)
+        self._again()
+
+    def response_failed(self, sent: bool, reason: str) -> None:
+        self._again()
+
+    def _again(self) -> None:
+        self._events = None
+        if not self._stopped:
+            delay = self.link.hub.entropy.jitter(self._retry_s)
+            self._retry_s = min(self._retry_s * 2, RETRY_LAST_S)
+            self._timer = self.link.hub.after(delay, "stream reopen", self.open)
+
+    def stop(self) -> None:
+        self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self.ticket is not None:
+            self.ticket.abandon()
+
+
+class HttpLink:
+    """One endpoint, one era: requests in flight by id."""
+
+    single_channel = False
+
+    def __init__(self, hub: Hub, config: ServerConfig, owner: LinkOwner, pool: HttpPool) -> None:
+        self.hub = hub
+        self.name = config.name
+        self.owner = owner
+        self.session: str | None = None
+        self.resumable = False
+        self.pid: int | None = None
+        self.last_stderr: list[str] = []
+        self._pool = pool
+        self._version: str | None = None
+        self._minting = False
+        self._base = [
+            ("Host", pool.origin.authority),
+            ("User-Agent", f"mcpgate/{hub.config.version}"),
+            ("Accept-Encoding", "identity"),
+            *config.headers.items(),
+        ]
+        self._posts: dict[int, Post] = {}
+        self._others: dict[Post, None] = {}
+        self._get: GetStream | None = None
+        self._stopped = False
+
+    def start(self) -> None:
+        """HTTP has nothing to open; the first request tells whether the server is there."""
+        self.hub.after(0.0, "link up", self._up)
+
+    def _up(self) -> None:
+        if not self._stopped:
+            self.owner.link_up()
+
+    # -- requests
+
+    def _headers(self, extra: tuple[tuple[str, str], ...], accept: str) -> list[tuple[str, str]]:
+        headers = [*self._base, ("Accept", accept), *extra]
+        if self._version is not None:
+            headers.append(("MCP-Protocol-Version", self._version))
+        if self.session is not None:
+            headers.append(("Mcp-Session-Id", self.session))
+        return headers
+
+    def _post(self, post: Post, message: bytes, extra: tuple[tuple[str, str], ...], pinned: bool) -> None:
+        headers = self._headers(extra, f"{JSON}, {EVENTS}")
+        headers.append(("Content-Type", JSON))
+        post.ticket = self._pool.send(post, "POST", headers, message, pinned=pinned)
+
+    def request(self, outgoing: Outgoing) -> None:
+        post = Post(self, outgoing.id)
+        self._posts[outgoing.id] = post
+        self._post(post, outgoing.message, outgoing.headers, outgoing.pinned)
+
+    def notify(self, message: bytes) -> None:
+        post = Post(self, None)
+        self._others[post] = None
+        self._post(post, message, (), False)
+
+    def reply(self, message: bytes, origin: int | None) -> None:
+        self.notify(message)
+
+    def get(self, receiver: Post | GetStream, last_id: str | None) -> Ticket:
+        extra = (("Last-Event-ID", last_id),) if last_id else ()
+        return self._pool.send(receiver, "GET", self._headers(extra, EVENTS), pinned=True)
+
+    def body(self, post: Post | None, data: bytes) -> bool:
+        """One body or event: hand its messages on. False when it is none."""
+        known = False
+        origin = post.request if post is not None else None
+        for message in jsonrpc.decode(data, self.hub.limits, allow_batch=True):
+            kind = type(message)
+            if kind is jsonrpc.Malformed:
+                self.hub.count("upstream_garbage_messages")
+                continue
+            known = True
+            if kind is jsonrpc.Result or kind is jsonrpc.ErrorReply:
+                if post is None or post.answered:
+                    continue  # a response belongs to the stream of its request (C30)
+                if message.id is None and origin is not None:  # type: ignore[union-attr]
+                    # An id-less error (A7) on the response to our request can only mean that request.
+                    message = jsonrpc.ErrorReply(origin, message.code, message.message, message.data)  # type: ignore[union-attr]
+                if message.id != origin:  # type: ignore[union-attr]
+                    self.hub.count("upstream_unknown_responses")
+                    continue
+                post.answered = True
+                self._posts.pop(post.request or 0, None)
+            self.owner.link_message(message, origin)  # type: ignore[arg-type]
+        return known
+
+    def headers_of(self, post: Post, headers: Headers) -> None:
+        """A session id comes on the response that carries InitializeResult (C27)."""
+        told = headers.get("mcp-session-id")
+        if told is not None and self._minting and 0 < len(told) <= 256:
+            if all(0x21 <= ord(char) <= 0x7E for char in told):
+                self.session = told
+
+    def finished(self, post: Post) -> None:
+        self._others.pop(post, None)
+        if post.request is not None and self._posts.get(post.request) is post:
+            del self._posts[post.request]
+
+    def abandon(self, request: int) -> None:
+        post = self._posts.pop(request, None)
+        if post is not None:
+            post.abandon()
+
+    def throttle(self, request: int, on: bool) -> None:
+        post = self._posts.get(request)
+        if post is not None and post.ticket is not None:
+            post.ticket.throttle(on)
+
+    def congested(self) -> bool:
+        return False
+
+    def expect_session(self) -> None:
+        self._minting = True
+
+    def speak(self, version: str) -> None:
+        self._minting = False
+        self._version = version
+        self.resumable = True
+
+    def listen(self) -> None:
+        if self._get is None and not self._stopped:
+            self._get = GetStream(self)
+            self._get.open()
+
+    def stop(self) -> None:
+        if self._stopped:
+            return
+        self._stopped = True
+        if self._get is not None:
+            self._get.stop()
+        if self.session is not None:
+            # S: DELETE when done (D10). Nobody waits for its answer.
+            self._pool.send(Farewell(), "DELETE", self._headers((), JSON))
+        for post in list(self._posts.values()):
+            post.abandon()
+        self._posts.clear()
+        self.owner.link_down("stopped")
+
+
+class Farewell:
+    """The response to DELETE, which changes nothing."""
+
+    def response_head(self, status: int, headers: Headers) -> None: ...
+    def response_data(self, data: bytes) -> None: ...
+    def response_end(self) -> None: ...
+    def response_failed(self, sent: bool, reason: str) -> None: ...

@@ -1,0 +1,106 @@
+"""Where log records go: readable lines on stderr, or JSON lines in a file.
+
+Owns: escaping (a peer's text must not steer a terminal or forge a line), length caps, colour, the file.
+Must never: write to stdout, raise into the runner, or wait for a slow reader longer than the kernel makes it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+from mcpgate_proto.effects import Record, Scalar
+
+__all__ = ["escaped", "json_sink", "text_line", "text_sink"]
+
+# A line is for a person: more than this of one value hides the rest.
+VALUE_CHARS = 500
+JSON_VALUE_CHARS = 4000
+COLOURS = {
+    "debug": "2",
+    "notice": "36",
+    "warning": "33",
+    "error": "31",
+    "critical": "1;31",
+    "alert": "1;31",
+    "emergency": "1;31",
+}
+
+
+def _unsafe() -> dict[int, str]:
+    """Control characters (C0, DEL, C1), and those that reorder or hide what a terminal shows."""
+    codes = [*range(0x20), *range(0x7F, 0xA0), 0x061C, 0x200B, *range(0x200E, 0x2010)]
+    codes += [*range(0x2028, 0x202F), *range(0x2060, 0x2070), 0xFEFF, *range(0xD800, 0xE000)]
+    table = {code: f"\\u{code:04x}" for code in codes}
+    table |= {0x0A: "\\n", 0x0D: "\\r", 0x09: "\\t"}
+    return table
+
+
+_UNSAFE = _unsafe()
+
+
+def escaped(text: str, most: int = VALUE_CHARS) -> str:
+    """`text` on one line, harmless for a terminal, and not longer than `most` and a bit."""
+    cut = len(text) - most
+    if cut > 0:
+        return text[:most].translate(_UNSAFE) + f"... ({cut} more)"
+    return text.translate(_UNSAFE)
+
+
+def _shown(value: Scalar) -> str:
+    if isinstance(value, str):
+        text = escaped(value)
+        return f'"{text}"' if not text or any(c in text for c in ' "=') else text
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+
+
+def text_line(record: Record, wall: float, *, colour: bool = False) -> str:
+    """One record as a person reads it: time, level, event, fields."""
+    clock = time.strftime("%H:%M:%S", time.localtime(wall))
+    fields = "".join(f" {name}={_shown(value)}" for name, value in record.fields)
+    level = f"{record.level:<7}"
+    if colour and (code := COLOURS.get(record.level)):
+        level = f"\x1b[{code}m{level}\x1b[0m"
+    return f"{clock} {level} {escaped(record.event)}{fields}\n"
+
+
+def text_sink(stream: TextIO | None = None) -> Callable[[Record], None]:
+    """Readable lines; coloured only on a terminal, and not when NO_COLOR is set."""
+    out = stream or sys.stderr
+    colour = out.isatty() and not os.environ.get("NO_COLOR")
+
+    def sink(record: Record) -> None:
+        try:
+            out.write(text_line(record, time.time(), colour=colour))
+            out.flush()
+        except (OSError, ValueError):
+            # Nobody reads the log any more; the gateway goes on.
+            pass
+
+    return sink
+
+
+def json_sink(path: str) -> Callable[[Record], None]:
+    """JSON lines appended to `path`, which only its owner may read. Raises `OSError`."""
+    import msgspec
+
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    encode = msgspec.json.encode
+
+    def sink(record: Record) -> None:
+        wall = time.time()
+        clock = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(wall)) + f".{int(wall % 1 * 1000):03d}Z"
+        line: dict[str, Scalar] = {"time": clock, "level": record.level, "event": escaped(record.event)}
+        for name, value in record.fields:
+            safe = escaped(value, JSON_VALUE_CHARS) if isinstance(value, str) else value
+            line[name if name not in line else f"{name}_"] = safe
+        try:
+            os.write(fd, encode(line) + b"\n")
+        except OSError:
+            # A full disk must not stop the gateway.
+            pass
+
+    return sink

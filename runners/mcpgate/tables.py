@@ -1,0 +1,171 @@
+"""Reading one table of settings with every problem noted, none raised.
+
+Owns: `Problem`, `Problems` and `Table`: typed reads, unknown keys with a suggestion, expansion of references.
+Must never: stop at the first problem, or repeat a value that may be a secret.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from mcpgate.expand import Expander, ExpandError
+
+__all__ = ["Problem", "Problems", "Table"]
+
+_MISSING: Any = object()
+_KINDS: dict[type, str] = {
+    str: "a text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    dict: "a table",
+    list: "a list",
+}
+
+
+class Problem(NamedTuple):
+    """One thing wrong: in which file, at which key, what, and how to mend it."""
+
+    file: str
+    key: str
+    problem: str
+    mend: str
+
+    def __str__(self) -> str:
+        where = f"{self.file}: {self.key}" if self.key else self.file
+        return f"{where}: {self.problem}\n    mend: {self.mend}"
+
+
+class Problems:
+    """Collects what is wrong (`errors`) and what is only odd (`warnings`) in one file."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.errors: list[Problem] = []
+        self.warnings: list[Problem] = []
+
+    def error(self, key: str, problem: str, mend: str) -> None:
+        self.errors.append(Problem(self.file, key, problem, mend))
+
+    def warn(self, key: str, problem: str, mend: str) -> None:
+        self.warnings.append(Problem(self.file, key, problem, mend))
+
+
+class Table:
+    """One table at `path`. Reading a key marks it as known; `finish` reports the others."""
+
+    def __init__(self, values: Any, path: str, problems: Problems, expander: Expander) -> None:
+        self.path = path
+        self.problems = problems
+        self.expander = expander
+        self.known: list[str] = []
+        self.values: dict[str, Any] = {}
+        if isinstance(values, dict):
+            self.values = values
+        else:
+            problems.error(path, f"is {_kind_of(values)}", "make it a table")
+
+    def key(self, name: str) -> str:
+        return f"{self.path}.{name}" if self.path else name
+
+    def _take(self, name: str, kind: type, default: Any) -> Any:
+        self.known.append(name)
+        value = self.values.get(name, _MISSING)
+        if value is _MISSING:
+            return default
+        # In Python true is a number; in a config it is a slip.
+        fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if not fits:
+            self.problems.error(self.key(name), f"is {_kind_of(value)}", f"write {_KINDS[kind]}")
+            return default
+        return value
+
+    def text(self, name: str, default: str = "", choices: Iterable[str] = ()) -> str:
+        value = self._take(name, str, None)
+        if value is None:
+            return default
+        value = self._expanded(self.key(name), value)
+        allowed = list(choices)
+        if allowed and value not in allowed:
+            near = suggestion(value, allowed)
+            self.problems.error(
+                self.key(name),
+                f"{value!r} is not one of the choices",
+                near or f"choose one of: {', '.join(allowed)}",
+            )
+            return default
+        return str(value)
+
+    def flag(self, name: str, default: bool) -> bool:
+        return bool(self._take(name, bool, default))
+
+    def number(self, name: str, default: float, *, least: float = 0.0, most: float = 1e9) -> float:
+        return self._bounded(name, self._take(name, float, default), default, least, most)
+
+    def whole(self, name: str, default: int, *, least: int = 0, most: int = 2**53) -> int:
+        return int(self._bounded(name, self._take(name, int, default), default, least, most))
+
+    def _bounded(self, name: str, value: float, default: float, least: float, most: float) -> float:
+        # The comparison is also false for NaN.
+        if least <= value <= most:
+            return value
+        self.problems.error(self.key(name), f"is {value}", f"write a number from {least:g} to {most:g}")
+        return default
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        value = self._take(name, list, [])
+        found = []
+        for number, item in enumerate(value):
+            where = f"{self.key(name)}[{number}]"
+            if isinstance(item, str):
+                found.append(self._expanded(where, item))
+            else:
+                self.problems.error(where, f"is {_kind_of(item)}", "write a text, in quotes")
+        return tuple(found)
+
+    def text_map(self, name: str) -> dict[str, str]:
+        value = self._take(name, dict, {})
+        found = {}
+        for key, item in value.items():
+            where = f"{self.key(name)}.{key}"
+            if isinstance(item, str):
+                found[key] = self._expanded(where, item)
+            else:
+                self.problems.error(where, f"is {_kind_of(item)}", "write a text, in quotes")
+        return found
+
+    def any_map(self, name: str) -> dict[str, Any]:
+        return dict(self._take(name, dict, {}))
+
+    def _expanded(self, where: str, text: str) -> str:
+        try:
+            return self.expander.expand(text)
+        except ExpandError as error:
+            self.problems.error(where, error.problem, error.mend)
+            return ""
+
+    def finish(self) -> None:
+        """Report every key that was never asked for."""
+        for name in self.values:
+            if name not in self.known:
+                near = suggestion(name, self.known)
+                mend = near or f"remove it; known here: {', '.join(sorted(self.known))}"
+                self.problems.error(self.key(name), "is not a known key", mend)
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """`did you mean ...?`, or nothing if no known name is near."""
+    near = difflib.get_close_matches(name.lower().replace("-", "_"), list(known), n=1, cutoff=0.6)
+    return f"did you mean {near[0]!r}?" if near else ""
+
+
+def _kind_of(value: Any) -> str:
+    # bool before int: see `_take`.
+    for kind in (bool, str, int, float, dict, list):
+        if isinstance(value, kind):
+            return _KINDS[kind] if kind is not bool else "true or false"
+    return "nothing" if value is None else type(value).__name__

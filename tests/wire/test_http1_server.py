@@ -1,0 +1,776 @@
+"""HTTP/1.1 requests: threats.md section 3 row by row, and its appendix B replayed in every chunking."""
+
+from __future__ import annotations
+
+import time
+
+import h11
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pieces import cut_by, every_cut
+
+from mcpgate_proto.errors import LocalProtocolError
+from mcpgate_proto.limits import Limits
+from mcpgate_proto.wire.http1 import (
+    Aborted,
+    Headers,
+    HttpServerCodec,
+    PeerClosed,
+    Phase,
+    Refused,
+    RequestBody,
+    RequestHead,
+    ServerEvent,
+)
+
+LIMITS = Limits()
+Run = tuple[list[ServerEvent], bytes]
+
+
+def serve(pieces: list[bytes], limits: Limits = LIMITS) -> Run:
+    """Answer all that comes in and note events and output."""
+    codec = HttpServerCodec(limits)
+    events: list[ServerEvent] = []
+    sent: list[bytes] = []
+
+    def work(new: list[ServerEvent]) -> None:
+        while True:
+            events.extend(new)
+            if new and isinstance(new[-1], Refused):
+                sent.extend(codec.respond(new[-1].status, [], b"no"))
+            if codec.phase is not Phase.RESPOND:
+                return
+            sent.extend(codec.respond(200, [("X-A", "b")], b"ok"))
+            new = codec.next()
+
+    for piece in pieces:
+        work(codec.receive(piece))
+    work(codec.receive_eof())
+    return events, b"".join(sent)
+
+
+def get(path: bytes = b"/mcp", more: bytes = b"", version: bytes = b"1.1") -> bytes:
+    return b"GET " + path + b" HTTP/" + version + b"\r\nHost: a\r\n" + more + b"\r\n"
+
+
+def post(
+    more: bytes, body: bytes = b"", line: bytes = b"POST /mcp HTTP/1.1", host: bytes = b"Host: a\r\n"
+) -> bytes:
+    return line + b"\r\n" + host + more + b"\r\n" + body
+
+
+def length(value: bytes) -> bytes:
+    return post(b"Content-Length: " + value + b"\r\n", b"{}")
+
+
+def coding(value: bytes) -> bytes:
+    return post(b"Transfer-Encoding:" + value + b"\r\n", b"0\r\n\r\n")
+
+
+def chunks(body: bytes) -> bytes:
+    return post(b"Transfer-Encoding: chunked\r\n", body)
+
+
+def field(line: bytes) -> bytes:
+    return post(line + b"\r\nContent-Length: 2\r\n", b"{}")
+
+
+def host(value: bytes) -> bytes:
+    return post(b"Content-Length: 2\r\n", b"{}", host=b"Host: " + value + b"\r\n")
+
+
+OK = 0
+# Appendix B, in its order: what h11 makes of each is there; here is what a client gets. OK: it is served.
+APPENDIX_B: list[tuple[str, bytes, int]] = [
+    ("valid POST CL", length(b"2"), OK),
+    ("CL.TE both headers", post(b"Content-Length: 6\r\nTransfer-Encoding: chunked\r\n", b"0\r\n\r\nG"), 400),
+    (
+        "TE.CL",
+        post(
+            b"Transfer-Encoding: chunked\r\nContent-Length: 4\r\n", b"12\r\nGPOST / HTTP/1.1\r\n\r\n0\r\n\r\n"
+        ),
+        400,
+    ),
+    ("TE: xchunked", coding(b" xchunked"), 501),
+    ("TE: gzip, chunked", coding(b" gzip, chunked"), 501),
+    ("TE: chunked, identity", coding(b" chunked, identity"), 501),
+    ("TE: identity", coding(b" identity"), 501),
+    ("TE: CHUNKED (case)", coding(b" CHUNKED"), OK),
+    ("TE duplicate chunked x2", coding(b" chunked\r\nTransfer-Encoding: chunked"), 501),
+    ("TE with \\x0b", coding(b"\x0bchunked"), 400),
+    ("TE name space before colon", post(b"Transfer-Encoding : chunked\r\n", b"0\r\n\r\n"), 400),
+    ("TE leading tab value", coding(b"\tchunked"), OK),
+    ("TE on HTTP/1.0", post(b"Transfer-Encoding: chunked\r\n", b"0\r\n\r\n", b"POST /mcp HTTP/1.0"), 400),
+    ("dup CL same", length(b"2\r\nContent-Length: 2"), 400),
+    ("dup CL differ", length(b"2\r\nContent-Length: 3"), 400),
+    ("CL list 2, 2", length(b"2, 2"), 400),
+    ("CL list 2, 3", length(b"2, 3"), 400),
+    ("CL +2", length(b"+2"), 400),
+    ("CL -1", length(b"-1"), 400),
+    ("CL 0x2", length(b"0x2"), 400),
+    ("CL 2_0", length(b"2_0"), 400),
+    ("CL empty", length(b""), 400),
+    ("CL 5000 digits", length(b"1" * 5000), 400),
+    ("CL 30 digits", length(b"1" * 30), 400),
+    ("CL superscript digit utf8", length("²".encode()), 400),
+    ("obs-fold header", field(b"X-A: a\r\n b"), 400),
+    ("obs-fold TE", coding(b"\r\n chunked"), 400),
+    ("obs-fold on first header line", post(b"", host=b" x\r\nHost: a\r\n"), 400),
+    ("bare LF everywhere", length(b"2").replace(b"\r\n", b"\n"), 400),
+    ("bare LF one header", length(b"2").replace(b"Host: a\r\n", b"Host: a\n"), 400),
+    ("bare CR in header value", field(b"X: a\rTransfer-Encoding: chunked"), 400),
+    ("NUL in header value", field(b"X: a\x00b"), 400),
+    ("ctl 0x01 in value", field(b"X: a\x01b"), 400),
+    ("obs-text 0xff in value", field(b"X: a\xff"), 400),
+    ("header name with space", field(b"X A: b"), 400),
+    ("header name underscore", field(b"Content_Length: 9"), 400),
+    ("empty header name", field(b": b"), 400),
+    ("header w/o colon", field(b"garbage"), 400),
+    ("no Host (1.1)", post(b"", host=b""), 400),
+    ("two Host same", post(b"Host: a\r\n"), 400),
+    ("two Host differ", post(b"Host: b\r\n"), 400),
+    ("empty Host", host(b""), 400),
+    ("Host with @ / path", host(b"evil@127.0.0.1:80/x"), 400),
+    ("Host list a, b", host(b"a, b"), 400),
+    ("no Host (1.0)", post(b"Content-Length: 0\r\n", line=b"POST /mcp HTTP/1.0", host=b""), OK),
+    ("absolute-form target", get(b"http://evil/mcp"), 400),
+    ("authority-form CONNECT", b"CONNECT evil:443 HTTP/1.1\r\nHost: evil:443\r\n\r\n", 501),
+    ("asterisk-form", b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+    ("target w/o slash", get(b"mcp"), 400),
+    ("target with fragment", get(b"/mcp#x"), 400),
+    ("target %2e%2e", get(b"/%2e%2e/mcp"), OK),
+    ("target raw ..", get(b"/../mcp"), OK),
+    ("target %00", get(b"/mcp%00"), OK),
+    ("target bad pct %zz", get(b"/mcp%zz"), 400),
+    ("target raw utf8", get("/mcé".encode()), 400),
+    ("target raw 0x7f", get(b"/m\x7f"), 400),
+    ("target space", get(b"/m cp"), 400),
+    ("target tab", post(b"", line=b"POST\t/mcp\tHTTP/1.1"), 400),
+    ("two spaces in reqline", get(b" /mcp"), 400),
+    ("trailing space reqline", post(b"", line=b"POST /mcp HTTP/1.1 "), 400),
+    ("method lower", post(b"", line=b"post /mcp HTTP/1.1"), 501),
+    ("method junk", post(b"", line=b"P<>ST /mcp HTTP/1.1"), 400),
+    ("HTTP/1.2", get(version=b"1.2"), 505),
+    ("HTTP/2.0 preface", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
+    ("HTTP/0.9", b"GET /mcp\r\n", 400),
+    ("HTTP/1.10", get(version=b"1.10"), 400),
+    ("leading CRLF", b"\r\n" + get(), 400),
+    ("leading CRLF x 10000", b"\r\n" * 10000 + get(), 400),
+    ("leading garbage NUL", b"\x00" + get(), 400),
+    ("TLS ClientHello", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(100), 400),
+    ("chunk ok", chunks(b"2\r\n{}\r\n0\r\n\r\n"), OK),
+    ("chunk ext", chunks(b'2;a=b;c="d"\r\n{}\r\n0\r\n\r\n'), OK),
+    ("chunk ext bare LF in ext", chunks(b"2;\nxx\r\n{}\r\n0\r\n\r\n"), 400),
+    ("chunk ext 60KB", chunks(b"2;" + b"x" * 60000 + b"\r\n{}\r\n0\r\n\r\n"), 400),
+    ("chunk ext 15KB", chunks(b"2;" + b"x" * 15000 + b"\r\n{}\r\n0\r\n\r\n"), 400),
+    ("chunk size 0x2", chunks(b"0x2\r\n{}\r\n0\r\n\r\n"), 400),
+    ("chunk size +2", chunks(b"+2\r\n{}\r\n0\r\n\r\n"), 400),
+    ("chunk size -2", chunks(b"-2\r\n{}\r\n0\r\n\r\n"), 400),
+    ("chunk size 2_0", chunks(b"2_0\r\n{}\r\n0\r\n\r\n"), 400),
+    ("chunk size leading space", chunks(b" 2\r\n{}\r\n0\r\n\r\n"), 400),
+    ("chunk size trailing space", chunks(b"2 \r\n{}\r\n0\r\n\r\n"), 400),
+    ("chunk size 21 hex digits", chunks(b"f" * 21 + b"\r\n{}"), 400),
+    ("chunk size 20 hex digits", chunks(b"f" * 20 + b"\r\n{}"), 400),
+    ("chunk size 16 hex digits", chunks(b"f" * 16 + b"\r\n{}"), 413),
+    ("chunk size leading zeros 000002", chunks(b"000002\r\n{}\r\n0\r\n\r\n"), OK),
+    ("chunk data wrong terminator (CVE-2025-43859)", chunks(b"2\r\n{}XX0\r\n\r\n"), 400),
+    ("chunk data LF terminator", chunks(b"2\r\n{}\n0\r\n\r\n"), 400),
+    ("chunk size LF line", chunks(b"2\n{}\r\n0\r\n\r\n"), 400),
+    ("last chunk LF only", chunks(b"2\r\n{}\r\n0\n\n"), 400),
+    ("trailers Content-Length/Host", chunks(b"2\r\n{}\r\n0\r\nContent-Length: 5\r\nHost: evil\r\n\r\n"), OK),
+    ("trailer obs-fold", chunks(b"2\r\n{}\r\n0\r\nX: a\r\n b\r\n\r\n"), 400),
+    ("pipelined 2 GETs", get(b"/a") + get(b"/b"), OK),
+    ("Expect 100-continue", post(b"Expect: 100-continue\r\nContent-Length: 2\r\n", b"{}"), OK),
+    ("Expect bogus", post(b"Expect: kittens\r\nContent-Length: 2\r\n", b"{}"), 417),
+    ("Upgrade h2c", get(more=b"Connection: Upgrade\r\nUpgrade: h2c\r\n"), OK),
+    ("GET with body CL", get(more=b"Content-Length: 2\r\n") + b"{}", OK),
+    ("POST no CL no TE", post(b""), OK),
+    ("Connection: close, content-length", field(b"Connection: close, content-length"), OK),
+    ("20KB one header", field(b"X: " + b"a" * 20000), 431),
+    ("20KB one header, no end", post(b"X: " + b"a" * 20000)[:-2], 431),
+    ("15KB header", field(b"X: " + b"a" * 15000), OK),
+    ("100KB in one recv, complete head", field(b"X: " + b"a" * 100_000), 431),
+    ("3000 headers (15KB)", post(b"a:b\r\n" * 3000), 431),
+    ("100000 headers complete in one recv", post(b"a: b\r\n" * 100_000), 431),
+    ("URI 20KB", get(b"/" + b"a" * 20000), 414),
+]
+
+
+def refusals(run: Run) -> list[int]:
+    return [event.status for event in run[0] if isinstance(event, Refused)]
+
+
+@pytest.mark.parametrize(
+    ("data", "status"), [row[1:] for row in APPENDIX_B], ids=[row[0] for row in APPENDIX_B]
+)
+def test_appendix_b(data: bytes, status: int) -> None:
+    expected = serve([data])
+    assert refusals(expected) == ([status] if status else [])
+    assert status or any(isinstance(event, RequestHead) for event in expected[0])
+    for pieces in every_cut(data, splits=300 if len(data) < 2000 else 12):
+        assert serve(pieces) == expected
+
+
+# Two of them have no end behind which a request could stand.
+ENDED = [row for row in APPENDIX_B if row[0] not in ("HTTP/0.9", "20KB one header, no end")]
+
+
+@pytest.mark.parametrize(("data", "status"), [row[1:] for row in ENDED], ids=[row[0] for row in ENDED])
+def test_appendix_b_with_a_request_behind(data: bytes, status: int) -> None:
+    events, sent = serve([data + get(b"/behind")])
+    paths = [event.path for event in events if isinstance(event, RequestHead)]
+    closing = b"Connection: close" in sent
+    assert ("/behind" in paths) == (not closing)
+    if status:
+        assert closing and sent.startswith(b"HTTP/1.1 %d " % status) and "/behind" not in paths
+
+
+# ------------------------------------------------------------- threats.md 3, the table of what h11 accepts
+
+
+def only(data: bytes, limits: Limits = LIMITS) -> ServerEvent:
+    return HttpServerCodec(limits).receive(data)[-1]
+
+
+def status_of(data: bytes, limits: Limits = LIMITS) -> int | None:
+    event = only(data, limits)
+    return event.status if isinstance(event, Refused) else None
+
+
+def test_row_content_length_with_transfer_encoding_must_close() -> None:
+    codec = HttpServerCodec(LIMITS)
+    [refused] = codec.receive(post(b"Content-Length: 6\r\nTransfer-Encoding: chunked\r\n", b"0\r\n\r\nG"))
+    assert refused == Refused(400, "both Content-Length and Transfer-Encoding")
+    assert b"Connection: close" in b"".join(codec.respond(400, [])) and codec.must_close
+    assert codec.receive(get()) == [] and codec.discarded == len(get())
+
+
+@pytest.mark.parametrize(
+    ("target", "path", "query"),
+    [
+        (b"/mcp", "/mcp", ""),
+        (b"/", "/", ""),
+        (b"/a/b?x=1&y=%20?/", "/a/b", "x=1&y=%20?/"),
+        (b"/?", "/", ""),
+        (b"//evil/mcp", "//evil/mcp", ""),
+        (b"http://a/mcp?x", "/mcp", "x"),
+        (b"HTTPS://A", "/", ""),
+        (b"http://a?x", "/", "x"),
+    ],
+)
+def test_row_targets(target: bytes, path: str, query: str) -> None:
+    event = only(get(target))
+    assert isinstance(event, RequestHead)
+    assert (event.target, event.path, event.query) == (target.decode(), path, query)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        b"http://b/",
+        b"http://u@a/",
+        b"http://a:80/",
+        b"http:///x",
+        b"ftp://a/",
+        b"a:80",
+        b"*",
+        b"?x",
+        b"/%",
+        b"/%1",
+        b"/\\",
+        b'/"',
+    ]
+    + [b"/{}", b"/a|b", b"/[x]", b"http://a/x#y", b"http://a#y", b"/x?#", b"/^", b"/`"],
+)
+def test_row_targets_refused(target: bytes) -> None:
+    assert status_of(get(target)) == 400
+
+
+@pytest.mark.parametrize(
+    "value", [b"a", b"a.b-c_d:1", b"127.0.0.1:65535", b"[::1]", b"[::1]:80", b"[::ffff:1.2.3.4]", b" a\t "]
+)
+def test_row_host(value: bytes) -> None:
+    assert status_of(host(value)) is None
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"a b",
+        b"a,b",
+        b"a@b",
+        b"a/",
+        b"a:",
+        b"a:x",
+        b"a:123456",
+        b"::1",
+        b"[::1",
+        b"[::1]x",
+        b"[a]:b",
+        b"%61",
+        b"a?",
+        b"a#",
+        b":80",
+        b"[]",
+    ],
+)
+def test_row_host_refused(value: bytes) -> None:
+    assert status_of(host(value)) == 400
+
+
+@pytest.mark.parametrize("code", [*range(0x20), 0x7F, 0x80, 0xFF])
+def test_row_controls_in_values(code: int) -> None:
+    assert status_of(field(b"X: a%cb" % code)) == 400
+
+
+def test_row_methods() -> None:
+    for method in (b"POST", b"GET", b"DELETE", b"OPTIONS", b"HEAD", b"PUT", b"PATCH"):
+        assert isinstance(only(method + b" / HTTP/1.1\r\nHost: a\r\n\r\n"), RequestHead)
+    for method in (b"TRACE", b"CONNECT", b"Post", b"M-SEARCH", b"x" * 100):
+        assert status_of(method + b" / HTTP/1.1\r\nHost: a\r\n\r\n") == 501
+
+
+def test_row_head_limits() -> None:
+    limits = Limits(head_bytes=200, head_fields=3, target_bytes=100)
+    assert status_of(get(more=b"A: b\r\nA: c\r\n"), limits) is None
+    assert status_of(get(more=b"A: b\r\nA: c\r\nA: d\r\n"), limits) == 431
+    fits = get(more=b"X: " + b"a" * (200 - len(get()) - 5) + b"\r\n")
+    assert len(fits) == 200 and status_of(fits, limits) is None
+    assert status_of(fits.replace(b"X: ", b"X:  "), limits) == 431
+    assert status_of(get(b"/" + b"a" * 99), limits) is None
+    assert status_of(get(b"/" + b"a" * 100), limits) == 414
+    # A configuration with room for a longer target than for a head.
+    assert status_of(get(b"/" + b"a" * 300), Limits(head_bytes=200)) == 431
+
+
+def test_row_head_limits_hold_before_the_head_ends() -> None:
+    for data, status in ((b"GET /" + b"a" * 9000, 414), (get()[:-2] + b"X: " + b"a" * 17000, 431)):
+        assert status_of(data) == status
+    for first in (b"\x16", b"\r", b"\n", b" ", b"\x00", b"{"):
+        assert status_of(first) == 400
+    assert status_of(b"GET / HTTP/1.1\r\nHost: a\n") == 400
+    assert status_of(b"SSH-2.0-x\r\n") == 400
+
+
+def test_row_a_huge_head_costs_little() -> None:
+    start = time.process_time()
+    assert status_of(post(b"a: b\r\n" * 100_000)) == 431
+    assert time.process_time() - start < 0.1
+
+
+def test_row_chunk_extensions_and_trailers() -> None:
+    limits = Limits(chunk_header_bytes=20, head_bytes=100, head_fields=4)
+    head = chunks(b"")
+    assert len(head) <= 100
+    codec = HttpServerCodec(limits)
+    events = codec.receive(head + b"2;" + b"x" * 16 + b"\r\n{}\r\n0\r\nHost: evil\r\nX: y\r\n\r\n")
+    assert isinstance(events[0], RequestHead) and events[0].headers.get("host") == "a"
+    assert events[1] == RequestBody(b"{}") and "x" not in events[0].headers
+    assert status_of(head + b"2;" + b"x" * 17 + b"\r\n", limits) == 400
+    assert status_of(head + b"2;" + b"x" * 19, limits) == 400
+    assert status_of(head + b"0\r\n" + b"X: y\r\n" * 5, limits) == 431
+    assert status_of(head + b"0\r\nX: " + b"y" * 100, limits) == 431
+    assert status_of(head + b"0\r\nX\r\n\r\n", limits) == 400
+
+
+def test_row_sizes_are_refused_before_they_are_waited_for() -> None:
+    limits = Limits(message_bytes=10)
+    assert status_of(length(b"11"), limits) == 413
+    assert status_of(post(b"Content-Length: 11\r\n"), limits) == 413
+    assert status_of(length(b"10"), limits) is None
+    assert status_of(chunks(b"a\r\n"), limits) is None
+    assert status_of(chunks(b"b\r\n"), limits) == 413
+    assert status_of(chunks(b"6\r\n123456\r\n5\r\n"), limits) == 413
+    assert status_of(chunks(b"ffffffffffffffff\r\n"), limits) == 413
+
+
+def test_row_chunk_count() -> None:
+    limits = Limits(body_chunks=3)
+    assert only(chunks(b"1\r\nx\r\n" * 3 + b"0\r\n\r\n"), limits) == RequestBody(b"xxx")
+    assert status_of(chunks(b"1\r\nx\r\n" * 4), limits) == 413
+    start = time.process_time()
+    assert status_of(chunks(b"1\r\nx\r\n" * 20_000)) == 413
+    assert time.process_time() - start < 1
+
+
+def test_row_expect() -> None:
+    codec = HttpServerCodec(LIMITS)
+    [head] = codec.receive(post(b"Expect: 100-Continue\r\nContent-Length: 2\r\n"))
+    assert isinstance(head, RequestHead) and head.expects_continue
+    assert codec.continue_() == [b"HTTP/1.1 100 Continue\r\n\r\n"]
+    assert codec.continue_() == []
+    assert codec.receive(b"{}") == [RequestBody(b"{}")]
+    # Who has begun to send does not wait; HTTP/1.0 does not know it; no body, nothing to wait for.
+    codec = HttpServerCodec(LIMITS)
+    codec.receive(post(b"Expect: 100-continue\r\nContent-Length: 2\r\n", b"{"))
+    assert codec.continue_() == []
+    for data in (
+        post(b"Expect: 100-continue\r\nContent-Length: 2\r\n", line=b"POST / HTTP/1.0"),
+        get(more=b"Expect: 100-continue\r\n"),
+    ):
+        codec = HttpServerCodec(LIMITS)
+        [head] = codec.receive(data)
+        assert isinstance(head, RequestHead) and not head.expects_continue and codec.continue_() == []
+
+
+def test_row_pipelining_is_held_back_and_bounded() -> None:
+    limits = Limits(message_bytes=100, head_bytes=100)
+    codec = HttpServerCodec(limits)
+    assert len(codec.receive(get(b"/1") + get(b"/2"))) == 1
+    assert codec.receive(get(b"/3")) == [] and codec.buffered == len(get(b"/2")) * 2
+    codec.respond(200, [])
+    for path in ("/2", "/3"):
+        [head] = codec.next()
+        assert isinstance(head, RequestHead) and head.path == path
+        codec.respond(200, [])
+    assert codec.next() == [] and codec.buffered == 0 and not codec.must_close
+    codec.receive(get())
+    codec.receive(b"x" * 201)
+    assert codec.buffered == 0 and codec.must_close and codec.discarded == 201
+    assert b"Connection: close" in codec.respond(200, [])[0]
+
+
+def test_row_requests_per_connection() -> None:
+    codec = HttpServerCodec(Limits(requests_per_connection=2))
+    for last in (False, True):
+        codec.receive(get())
+        assert (b"Connection: close" in codec.respond(200, [])[0]) == last == codec.must_close
+
+
+def test_row_response_splitting() -> None:
+    for headers in (
+        [("X", "a\r\nY: b")],
+        [("X\r\nY", "b")],
+        [("X", "a\nb")],
+        [("X", "\x00")],
+        [("X", "é")],
+        [("é", "x")],
+    ):
+        codec = HttpServerCodec(LIMITS)
+        codec.receive(get())
+        with pytest.raises(LocalProtocolError):
+            codec.respond(200, headers)
+
+
+@pytest.mark.parametrize("name", ["Content-Length", "transfer-encoding", "Connection"])
+def test_framing_headers_belong_to_the_codec(name: str) -> None:
+    codec = HttpServerCodec(LIMITS)
+    codec.receive(get())
+    with pytest.raises(LocalProtocolError):
+        codec.respond(200, [(name, "1")])
+
+
+# --------------------------------------------------------------------------------- requests as they are
+
+
+def test_request_head() -> None:
+    data = post(b"X-One: 1\r\nx-one:  2 \r\nEmpty:\r\nContent-Length: 2\r\n", b"{}", b"POST /mcp?q HTTP/1.1")
+    head, body = HttpServerCodec(LIMITS).receive(data)
+    assert isinstance(head, RequestHead) and body == RequestBody(b"{}")
+    assert (head.method, head.path, head.query, head.version) == ("POST", "/mcp", "q", "1.1")
+    assert head.content_length == 2 and head.has_body and not head.upgrade and not head.expects_continue
+    headers = head.headers
+    assert headers.get("X-ONE") == "1, 2" and headers.get_all("x-one") == ["1", "2"]
+    assert headers.get("empty") == "" and headers.get("absent") is None and headers.get_all("absent") == []
+    assert "Host" in headers and "absent" not in headers and len(headers) == 5
+    assert list(headers)[0] == ("host", "a")
+    assert headers == Headers(tuple(headers)) and hash(headers) == hash(Headers(tuple(headers)))
+    assert "x-one" in repr(headers)
+    assert Headers((("a", "X, ,y"), ("a", "z"))).tokens("A") == ["x", "y", "z"]
+
+
+def test_bodies() -> None:
+    assert HttpServerCodec(LIMITS).receive(post(b"Content-Length: 0\r\n"))[1:] == []
+    assert HttpServerCodec(LIMITS).receive(chunks(b"0\r\n\r\n"))[1:] == [RequestBody(b"")]
+    codec = HttpServerCodec(LIMITS)
+    codec.receive(chunks(b"3\r\nabc\r\n3\r\nd"))
+    assert codec.phase is Phase.BODY and codec.body_bytes == 12
+    assert codec.receive(b"ef\r\n0\r\n\r\n") == [RequestBody(b"abcdef")]
+
+
+@pytest.mark.parametrize(
+    ("more", "line", "expected"),
+    [
+        (b"Connection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n", b"GET / HTTP/1.1", True),
+        (b"Connection: upgrade\r\nUpgrade: h2c\r\n", b"GET / HTTP/1.1", False),
+        (b"Upgrade: websocket\r\n", b"GET / HTTP/1.1", False),
+        (b"Connection: upgrade\r\nUpgrade: websocket\r\n", b"POST / HTTP/1.1", False),
+        (b"Connection: upgrade\r\nUpgrade: websocket\r\n", b"GET / HTTP/1.0", False),
+        (b"Connection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 1\r\n", b"GET / HTTP/1.1", False),
+    ],
+)
+def test_upgrade(more: bytes, line: bytes, expected: bool) -> None:
+    codec = HttpServerCodec(LIMITS)
+    [head] = codec.receive(post(more, line=line))
+    assert isinstance(head, RequestHead) and head.upgrade is expected
+    if expected:
+        assert codec.receive(b"\x81\x80") == []
+        assert codec.take_trailing() == b"\x81\x80" and codec.phase is Phase.CLOSED
+        assert codec.receive(b"x") == [] and codec.receive_eof() == [] and codec.respond(400, []) == []
+
+
+def test_a_declined_upgrade_is_an_ordinary_request() -> None:
+    codec = HttpServerCodec(LIMITS)
+    codec.receive(get(more=b"Connection: upgrade\r\nUpgrade: websocket\r\n") + get(b"/2"))
+    assert codec.respond(403, []) and not codec.must_close
+    [head] = codec.next()
+    assert isinstance(head, RequestHead) and head.path == "/2"
+    codec.respond(200, [])
+    with pytest.raises(LocalProtocolError):
+        codec.take_trailing()
+
+
+# --------------------------------------------------------------------------------------------- answers
+
+
+def client(method: bytes = b"GET") -> h11.Connection:
+    peer = h11.Connection(h11.CLIENT)
+    peer.send(h11.Request(method=method, target="/", headers=[("Host", "a")]))
+    peer.send(h11.EndOfMessage())
+    return peer
+
+
+def seen_by_h11(sent: list[bytes], method: bytes = b"GET") -> tuple[int, bytes, bool]:
+    peer = client(method)
+    peer.receive_data(b"".join(sent))
+    response = peer.next_event()
+    assert isinstance(response, h11.Response)
+    body = b""
+    while isinstance(event := peer.next_event(), h11.Data):
+        body += event.data
+    return response.status_code, body, isinstance(event, h11.EndOfMessage)
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(200, b"x" * 1000), (200, b""), (202, b""), (204, b""), (304, b""), (404, b"no"), (599, b"")],
+)
+def test_respond(status: int, body: bytes) -> None:
+    codec = HttpServerCodec(LIMITS)
+    codec.receive(get())
+    sent = codec.respond(status, [("Content-Type", "text/plain")], body)
+    assert seen_by_h11(sent) == (status, body, True)
+    assert codec.phase is Phase.HEAD and not codec.must_close and codec.next() == []
+    assert (b"Content-Length" in b"".join(sent)) == (status not in (204, 304))
+
+
+def test_respond_to_head_request() -> None:
+    codec = HttpServerCodec(LIMITS)
+    codec.receive(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n")
+    sent = codec.respond(200, [], b"xyz")
+    assert b"".join(sent).endswith(b"\r\n\r\n") and b"Content-Length: 3" in sent[0]
+    assert seen_by_h11(sent, b"HEAD") == (200, b"", True)
+    codec.receive(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert seen_by_h11(codec.begin(200, []) + codec.data(b"x") + codec.end(), b"HEAD") == (200, b"", True)
+    assert codec.phase is Phase.HEAD
+
+
+def test_stream() -> None:
+    codec = HttpServerCodec(LIMITS)
+    codec.receive(get())
+    sent = codec.begin(200, [("Content-Type", "text/event-stream")])
+    chunk = b"x" * 5000
+    piece = codec.data(chunk)
+    assert any(part is chunk for part in piece), "the data is not copied"
+    assert codec.data(b"") == []
+    assert seen_by_h11(sent + piece + codec.data(b"y") + codec.end()) == (200, chunk + b"y", True)
+    assert codec.phase is Phase.HEAD and not codec.must_close
+    with pytest.raises(LocalProtocolError):
+        codec.data(b"x")
+    with pytest.raises(LocalProtocolError):
+        codec.end()
+
+
+def test_stream_on_http10_ends_with_the_connection() -> None:
+    codec = HttpServerCodec(LIMITS)
+    codec.receive(get(version=b"1.0"))
+    sent = codec.begin(200, []) + codec.data(b"abc") + codec.end()
+    assert b"chunked" not in b"".join(sent) and b"".join(sent).endswith(b"\r\n\r\nabc")
+    assert codec.must_close and codec.phase is Phase.CLOSING
+
+
+def test_answering_before_the_body_has_arrived_ends_the_connection() -> None:
+    codec = HttpServerCodec(LIMITS)
+    [head] = codec.receive(length(b"100")[:-2])
+    assert isinstance(head, RequestHead)
+    sent = codec.respond(401, [("WWW-Authenticate", "Bearer")], b"no")
+    assert b"Connection: close" in b"".join(sent) and codec.must_close and codec.phase is Phase.CLOSING
+    assert codec.receive(b"x" * 100 + get()) == [] and codec.discarded == 100 + len(get())
+    assert codec.next() == [] and codec.respond(200, []) == []
+
+
+def test_an_event_that_was_overtaken_by_an_early_answer_does_no_harm() -> None:
+    codec = HttpServerCodec(LIMITS)
+    head, refused = codec.receive(chunks(b"zz\r\n"))
+    assert isinstance(head, RequestHead) and isinstance(refused, Refused)
+    assert codec.respond(401, [])
+    assert codec.respond(refused.status, []) == []
+
+
+def test_answering_during_the_head() -> None:
+    codec = HttpServerCodec(LIMITS)
+    assert not codec.head_started
+    codec.receive(b"GET / HT")
+    assert codec.head_started
+    assert codec.respond(408, [])[0].startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+    assert codec.phase is Phase.CLOSING and not codec.head_started
+
+
+def test_close_and_reuse() -> None:
+    codec = HttpServerCodec(LIMITS)
+    codec.receive(get(more=b"Connection: close\r\n"))
+    assert b"Connection: close" in codec.respond(200, [])[0] and codec.phase is Phase.CLOSING
+    codec = HttpServerCodec(LIMITS)
+    codec.receive(get())
+    assert b"Connection: close" in codec.respond(200, [], close=True)[0] and codec.must_close
+
+
+def test_answers_out_of_turn() -> None:
+    codec = HttpServerCodec(LIMITS)
+    with pytest.raises(LocalProtocolError):
+        codec.begin(200, [])
+    codec.receive(get())
+    for status in (100, 199, 600):
+        with pytest.raises(LocalProtocolError):
+            HttpServerCodec(LIMITS).respond(status, [])
+    with pytest.raises(LocalProtocolError):
+        codec.begin(204, [])
+    codec.begin(200, [])
+    for again in (codec.respond, codec.begin):
+        with pytest.raises(LocalProtocolError):
+            again(200, [])
+    codec = HttpServerCodec(LIMITS)
+    codec.receive(get())
+    with pytest.raises(LocalProtocolError):
+        codec.respond(204, [], b"x")
+
+
+# ------------------------------------------------------------------------------------------------- eof
+
+
+def test_eof() -> None:
+    for data, expected in (
+        (b"", PeerClosed()),
+        (b"GET", Aborted()),
+        (length(b"3"), Aborted()),
+        (chunks(b"2\r\n"), Aborted()),
+        (get(), PeerClosed()),
+    ):
+        codec = HttpServerCodec(LIMITS)
+        codec.receive(data)
+        assert codec.receive_eof() == [expected]
+        assert codec.receive_eof() == []
+        if data == get():
+            # The peer may have closed one direction only: it gets its answer, and the connection ends.
+            assert codec.phase is Phase.RESPOND
+            assert b"Connection: close" in codec.respond(200, [])[0]
+        assert codec.phase is Phase.CLOSED and codec.must_close
+
+
+def test_eof_behind_pipelined_requests() -> None:
+    codec = HttpServerCodec(LIMITS)
+    codec.receive(get(b"/1") + get(b"/2") + b"GE")
+    assert codec.receive_eof() == []
+    codec.respond(200, [])
+    assert len(codec.next()) == 1
+    codec.respond(200, [])
+    assert codec.next() == [Aborted()] and codec.phase is Phase.CLOSED
+    codec = HttpServerCodec(LIMITS)
+    codec.receive(get(b"/1") + get(b"/2"))
+    codec.receive_eof()
+    codec.respond(200, [])
+    head, closed = codec.next()
+    assert isinstance(head, RequestHead) and closed == PeerClosed()
+
+
+def test_eof_after_a_refusal() -> None:
+    codec = HttpServerCodec(LIMITS)
+    codec.receive(b"\x00")
+    assert codec.receive_eof() == [PeerClosed()]
+    assert codec.respond(400, []) and codec.phase is Phase.CLOSED
+    codec = HttpServerCodec(LIMITS)
+    codec.receive(b"\x00")
+    codec.respond(400, [])
+    assert codec.phase is Phase.CLOSING
+    codec.receive_eof()
+    assert codec.phase is Phase.CLOSED
+
+
+# ------------------------------------------------------------------------------------------ properties
+
+TOKENS = st.sampled_from(
+    [
+        b"GET ",
+        b"POST ",
+        b"/mcp ",
+        b"HTTP/1.1\r\n",
+        b"Host: a\r\n",
+        b"\r\n",
+        b"\n",
+        b"\r",
+        b"Content-Length: 3\r\n",
+        b"abc",
+    ]
+    + [
+        b"Transfer-Encoding: chunked\r\n",
+        b"3\r\nabc\r\n",
+        b"0\r\n",
+        b"0\r\n\r\n",
+        b" ",
+        b":",
+        b"X: y\r\n",
+        b"X:\ty \r\n",
+        b"\x00",
+    ]
+    + [
+        get(),
+        get(),
+        post(b"Content-Length: 3\r\n", b"abc"),
+        chunks(b"3;x\r\nabc\r\n0\r\n\r\n"),
+        b"Expect: 100-continue\r\n",
+    ]
+    + [b"Connection: close\r\n", get(version=b"1.0"), b"a" * 40, b"Upgrade: websocket\r\n", b"HTTP/1.0\r\n"]
+)
+SMALL = Limits(
+    message_bytes=12, head_bytes=120, head_fields=4, target_bytes=30, chunk_header_bytes=6, body_chunks=2
+)
+
+
+@given(st.lists(TOKENS, max_size=10).map(b"".join), st.lists(st.integers(1, 9), max_size=4), st.booleans())
+def test_cuts_do_not_matter(data: bytes, sizes: list[int], small: bool) -> None:
+    limits = SMALL if small else LIMITS
+    assert serve(cut_by(data, sizes), limits) == serve([data], limits)
+
+
+@given(st.binary(max_size=60), st.lists(st.integers(1, 9), max_size=4))
+def test_never_raises(data: bytes, sizes: list[int]) -> None:
+    assert serve(cut_by(data, sizes)) == serve([data])
+
+
+HEADER = st.tuples(
+    st.text(alphabet="abcXYZ-09!~", min_size=1, max_size=8).filter(lambda n: n.lower() not in ("host",)),
+    st.text(alphabet=[chr(c) for c in range(33, 127)], max_size=8),
+)
+
+
+@given(
+    st.sampled_from(["GET", "POST", "DELETE"]),
+    st.lists(HEADER, max_size=5),
+    st.binary(max_size=40),
+    st.booleans(),
+)
+def test_what_h11_writes_is_read(
+    method: str, headers: list[tuple[str, str]], body: bytes, chunked: bool
+) -> None:
+    peer = h11.Connection(h11.CLIENT)
+    framing = ("Transfer-Encoding", "chunked") if chunked else ("Content-Length", str(len(body)))
+    data = (
+        peer.send(h11.Request(method=method, target="/x", headers=[("Host", "a"), *headers, framing])) or b""
+    )
+    data += (peer.send(h11.Data(data=body)) or b"") + (peer.send(h11.EndOfMessage()) or b"")
+    head, *rest = HttpServerCodec(LIMITS).receive(data)
+    assert isinstance(head, RequestHead) and head.method == method
+    assert list(head.headers)[1:-1] == [(name.lower(), value) for name, value in headers]
+    assert rest == ([RequestBody(body)] if chunked or body else [])
