@@ -190,6 +190,8 @@ class HttpClient:
             if kind is http1.RequestHead:
                 self._opened(event)  # type: ignore[arg-type]
             elif kind is http1.RequestBody:
+                if self.head is None:
+                    continue  # refused at its head already
                 self._complete(event.data)  # type: ignore[union-attr]
             elif kind is http1.Refused:
                 self.hub.count("http_refused")

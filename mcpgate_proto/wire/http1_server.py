@@ -507,6 +507,7 @@ class HttpServerCodec:
     def _finish(self) -> list[bytes]:
         chunks = self._send(h11.EndOfMessage())
         self._may_continue = False
+        self._head_only = False
         if self._h11.our_state is not h11.DONE or self._h11.their_state is not h11.DONE:
             self._close = True
         if not self._close:

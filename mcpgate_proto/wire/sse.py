@@ -19,7 +19,9 @@ __all__ = ["COMMENT", "SseDecoder", "SseEvent", "SseItem", "SseTooLong", "encode
 COMMENT = b": keep-alive\n\n"
 
 _BREAK = re.compile(rb"\r\n|\r|\n")
-_UNFIT = re.compile("[\r\n\0]")
+# 9.2.6: line ends part fields, and an id with NUL is ignored.
+_UNFIT_NAME = re.compile("[\r\n]")
+_UNFIT_ID = re.compile("[\r\n\0]")
 # A reconnection time above a day is a mistake or a trick; nine digits of milliseconds are eleven days.
 _RETRY_DIGITS = 9
 _BOM = b"\xef\xbb\xbf"
@@ -54,13 +56,13 @@ def encode_event(
 ) -> bytes:
     """One event. `data` may hold line breaks: each line becomes a `data` field of its own.
 
-    Raises `LocalProtocolError` if `event` or `id` hold a line break or NUL, which the format cannot carry.
+    Raises `LocalProtocolError` if `event` or `id` hold a line break, or `id` a NUL: no format for those.
     """
     head = ""
     if event is not None:
-        head = f"event: {_fit(event)}\n"
+        head = f"event: {_fit(event, _UNFIT_NAME)}\n"
     if id is not None:
-        head += f"id: {_fit(id)}\n"
+        head += f"id: {_fit(id, _UNFIT_ID)}\n"
     if retry_ms is not None:
         head += f"retry: {retry_ms}\n"
     if b"\n" in data or b"\r" in data:
@@ -73,9 +75,9 @@ def priming_event(id: str, retry_ms: int | None = None) -> bytes:
     return encode_event(b"", id=id, retry_ms=retry_ms)
 
 
-def _fit(value: str) -> str:
-    if _UNFIT.search(value):
-        raise LocalProtocolError("a line break or NUL cannot be part of an event's name or id")
+def _fit(value: str, unfit: re.Pattern[str]) -> str:
+    if unfit.search(value):
+        raise LocalProtocolError("an event's name or id that the format cannot carry")
     return value
 
 

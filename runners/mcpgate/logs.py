@@ -54,7 +54,9 @@ def _shown(value: Scalar) -> str:
     if isinstance(value, str):
         text = escaped(value)
         return f'"{text}"' if not text or any(c in text for c in ' "=') else text
-    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def text_line(record: Record, wall: float, *, colour: bool = False) -> str:

@@ -205,9 +205,9 @@ class _Reader:
                 self.problems.error(f"{path}.name", "is the name of another server too", "give each its own")
             names.add(server.name)
             servers.append(server)
-        if not entries:
+        if not entries and not any(problem.key == "server" for problem in self.problems.errors):
             self.problems.error("server", "no server is configured", "add a [[server]] with name and command")
-        elif servers and not any(server.enabled for server in servers):
+        if servers and not any(server.enabled for server in servers):
             self.problems.warn("server", "every server is disabled", "set enabled = true for one")
         return tuple(servers)
 

@@ -159,7 +159,10 @@ class Table:
 
 def suggestion(name: str, known: Iterable[str]) -> str:
     """`did you mean ...?`, or nothing if no known name is near."""
-    near = difflib.get_close_matches(name.lower().replace("-", "_"), list(known), n=1, cutoff=0.6)
+    plain, all_known = name.lower().replace("-", "_"), list(known)
+    near = difflib.get_close_matches(plain, all_known, n=1, cutoff=0.6)
+    # A beginning (`cpu` for `cpu_seconds`) is less alike than it looks.
+    near += [known_name for known_name in all_known if plain and known_name.startswith(plain)]
     return f"did you mean {near[0]!r}?" if near else ""
 
 

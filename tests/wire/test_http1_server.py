@@ -567,6 +567,14 @@ def test_respond_to_head_request() -> None:
     assert codec.phase is Phase.HEAD
 
 
+def test_a_head_request_leaves_no_trace() -> None:
+    codec = HttpServerCodec(LIMITS)
+    codec.receive(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n")
+    codec.respond(200, [], b"xyz")
+    assert codec.receive(b"\x00") == [Refused(400, "not an HTTP message")]
+    assert seen_by_h11(codec.respond(400, [], b"no")) == (400, b"no", True)
+
+
 def test_stream() -> None:
     codec = HttpServerCodec(LIMITS)
     codec.receive(get())

@@ -112,12 +112,18 @@ def test_encode() -> None:
     assert run([COMMENT]) == ([], "")
 
 
-@pytest.mark.parametrize("bad", ["a\nb", "a\rb", "a\0b"])
+@pytest.mark.parametrize("bad", ["a\nb", "a\rb", "\n"])
 def test_what_the_format_cannot_carry(bad: str) -> None:
     with pytest.raises(LocalProtocolError):
         encode_event(b"", event=bad)
     with pytest.raises(LocalProtocolError):
         encode_event(b"", id=bad)
+
+
+def test_nul_fits_in_a_name_but_not_in_an_id() -> None:
+    assert run([encode_event(b"", event="a\0b")])[0] == [event(b"", "a\0b")]
+    with pytest.raises(LocalProtocolError):
+        encode_event(b"", id="a\0b")
 
 
 NAMES = st.text(alphabet="abé:. ", min_size=1, max_size=5)

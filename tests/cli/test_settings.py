@@ -1,0 +1,271 @@
+"""Settings: what good files mean, and that every problem of a bad one is reported with key and mend.
+
+Must never: depend on what is installed here, or on the environment of whoever runs the tests.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from mcpgate.settings import DEFAULT_PORT, SettingsError, config_places, find_config, load
+from mcpgate_proto.limits import Limits
+
+
+@pytest.fixture
+def bin_dir(tmp_path: Path) -> Path:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("server", "npx"):
+        (folder / name).write_text("#!/bin/sh\n")
+        (folder / name).chmod(0o755)
+    return folder
+
+
+@pytest.fixture
+def env(bin_dir: Path) -> dict[str, str]:
+    return {"PATH": str(bin_dir), "HOME": "/home/x", "LC_ALL": "C", "AWS_SECRET": "s", "TOKEN": "t0k"}
+
+
+def write(folder: Path, text: str, name: str = "mcpgate.toml") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def problems(folder: Path, text: str, env: dict[str, str], name: str = "mcpgate.toml") -> dict[str, str]:
+    with pytest.raises(SettingsError) as caught:
+        load(write(folder, text, name), env)
+    found = {problem.key: f"{problem.problem} | {problem.mend}" for problem in caught.value.problems}
+    assert all(problem.file == str(folder / name) and problem.mend for problem in caught.value.problems)
+    return found
+
+
+def test_a_whole_config(tmp_path: Path, env: dict[str, str], bin_dir: Path) -> None:
+    (tmp_path / "secret").write_text("from file\n")
+    settings = load(
+        write(
+            tmp_path,
+            """
+            [gateway]
+            log_level = "debug"
+            log_file = "gate.log"
+            prefix = "always"
+            page_size = 50
+            name_chars = 128
+            startup_wait_s = 2
+            runner = "trio"
+            [limits]
+            connections = 12
+            head_timeout_s = 3
+            [[listen]]
+            host = "::1"
+            port = 0
+            path = "/x"
+            allowed_hosts = ["gate.example"]
+            allowed_origins = ["https://app.example"]
+            [[listen]]
+            kind = "stdio"
+            [[listen]]
+            transport = "http"
+            name = "wide"
+            host = "0.0.0.0"
+            port = 9000
+            behind_proxy = true
+            [[server]]
+            name = "files"
+            command = "server"
+            args = ["--token", "${env:TOKEN}", "$${plain}"]
+            env = { KEY = "${file:secret}" }
+            pass_env = ["TOKEN", "ABSENT"]
+            timeout = 5
+            metadata = { team = "a" }
+            era = "legacy"
+            rename = { a = "b" }
+            isolation = "shared"
+            cwd = "bin"
+            pin = "sha256:%s"
+            process_limits = { open_files = 64 }
+            [[server]]
+            name = "web"
+            transport = "http"
+            url = "https://mcp.example/mcp"
+            headers = { Authorization = "Bearer ${env:TOKEN}" }
+            enabled = false
+            """
+            % ("AB" * 32),
+        ),
+        env,
+    )
+    config = settings.gateway
+    assert (config.log_level, config.prefix, config.page_size, config.name_chars) == (
+        "debug",
+        "always",
+        50,
+        128,
+    )
+    assert (settings.runner, settings.log_file) == ("trio", str(tmp_path / "gate.log"))
+    assert config.limits.connections == 12 and config.limits.head_timeout_s == 3.0
+    assert config.limits.startup_wait_s == 2.0
+    files, web = config.servers
+    assert files.command == str(bin_dir / "server")
+    assert files.args == ("--token", "t0k", "${plain}")
+    assert files.env == {
+        "HOME": "/home/x",
+        "LC_ALL": "C",
+        "PATH": str(bin_dir),
+        "TOKEN": "t0k",
+        "KEY": "from file",
+    }
+    assert (files.timeout, files.era, files.isolation, files.rename) == (5.0, "legacy", "shared", {"a": "b"})
+    assert files.cwd == str(bin_dir) and files.pin == "sha256:" + "ab" * 32
+    assert files.process_limits is not None and files.process_limits.open_files == 64
+    assert (web.headers, web.enabled, web.env) == ({"Authorization": "Bearer t0k"}, False, {})
+    first, second, third = config.listeners
+    assert (first.name, first.host, first.port, first.path) == ("http", "::1", 0, "/x")
+    assert (second.name, second.kind) == ("stdio-2", "stdio")
+    assert (third.name, third.behind_proxy) == ("wide", True)
+    assert not settings.warnings
+
+
+def test_defaults(tmp_path: Path, env: dict[str, str]) -> None:
+    config = load(write(tmp_path, '[[server]]\nname = "a"\ncommand = "server"'), env).gateway
+    (listener,) = config.listeners
+    assert (listener.host, listener.port, listener.path) == ("127.0.0.1", DEFAULT_PORT, "/mcp")
+    assert config.limits == Limits() and config.prefix == "auto" and not config.transparent
+    assert config.servers[0].timeout == 30.0 and "AWS_SECRET" not in config.servers[0].env
+
+
+SERVER = '[[server]]\nname = "a"\ncommand = "server"\n'
+
+BAD = [
+    ("gatway = 1\n" + SERVER, "gatway", "did you mean 'gateway'?"),
+    ("[gateway]\nlog_levle = 'info'\n" + SERVER, "gateway.log_levle", "did you mean 'log_level'?"),
+    ("[gateway]\nlog_level = 'warn'\n" + SERVER, "gateway.log_level", "did you mean 'warning'?"),
+    ("[gateway]\npage_size = 0\n" + SERVER, "gateway.page_size", "write a number from 1 to 10000"),
+    (
+        "[gateway]\npage_size = true\n" + SERVER,
+        "gateway.page_size",
+        "true or false | write a whole number",
+    ),
+    ("[gateway]\nstartup_wait_s = nan\n" + SERVER, "gateway.startup_wait_s", "is nan"),
+    ("gateway = 3\n" + SERVER, "gateway", "make it a table"),
+    ("[limits]\nconnection = 3\n" + SERVER, "limits.connection", "did you mean 'connections'?"),
+    ("[limits]\nconnections = 0\n" + SERVER, "limits.connections", "write a number from 1"),
+    ("[server]\nname = 'a'", "server", "write [[server]]"),
+    ("", "server", "no server is configured"),
+    ("[[server]]\ncommand = 'server'", "server[0].name", "is missing"),
+    ("[[server]]\nname = 'a__b'\ncommand = 'server'", "server.a__b.name", "must not contain '__'"),
+    (SERVER + SERVER, "server.a.name", "another server"),
+    (SERVER + "comand = 'x'", "server.a.comand", "did you mean 'command'?"),
+    (SERVER + "transport = 'htp'", "server.a.transport", "did you mean 'http'?"),
+    (SERVER + "url = 'https://x'", "server.a.url", 'transport = "http"'),
+    (SERVER + "timeout = 0", "server.a.timeout", "write a number from 0.001"),
+    (SERVER + "args = 'x'", "server.a.args", "write a list"),
+    (SERVER + "args = [1]", "server.a.args[0]", "write a text, in quotes"),
+    (SERVER + "env = { A = 1 }", "server.a.env.A", "write a text, in quotes"),
+    (SERVER + "args = ['${env:NOPE}']", "server.a.args[0]", "the environment variable NOPE is not set"),
+    (SERVER + "args = ['${file:nope}']", "server.a.args[0]", "no such file"),
+    (SERVER + "args = ['${vault:x}']", "server.a.args[0]", "is not known"),
+    (SERVER + "pin = 'abc'", "server.a.pin", "sha256sum"),
+    (SERVER + "cwd = 'nowhere'", "server.a.cwd", "there is no folder"),
+    (SERVER + "process_limits = { cpu = 1 }", "server.a.process_limits.cpu", "did you mean 'cpu_seconds'?"),
+    ("[[server]]\nname = 'a'\ncommand = 'nope'", "server.a.command", "no command 'nope' on the PATH"),
+    ("[[server]]\nname = 'a'\ncommand = './nope'", "server.a.command", "there is no file"),
+    ("[[server]]\nname = 'a'\ncommand = 'mcpgate.toml'", "server.a.command", "no command"),
+    ("[[server]]\nname = 'a'\ncommand = './mcpgate.toml'", "server.a.command", "is not executable"),
+    ("[[server]]\nname = 'a'\ntransport = 'http'", "server.a.url", "is missing"),
+    ("[[server]]\nname = 'a'\ntransport = 'http'\nurl = 'ftp://x'", "server.a.url", "is not an http"),
+    ("[[server]]\nname = 'a'\ntransport = 'http'\nurl = 'https://u:p@x'", "server.a.url", "password"),
+    ("[[server]]\nname = 'a'\ntransport = 'unix'", "server.a.transport", "cannot be dialled"),
+    (SERVER + "[[listen]]\nhost = '0.0.0.0'", "listen[0].host", "no authentication yet"),
+    (SERVER + "[[listen]]\npath = 'mcp'", "listen[0].path", 'write "/mcp"'),
+    (SERVER + "[[listen]]\nport = 70000", "listen[0].port", "65535"),
+    (SERVER + "[[listen]]\nname='a'\n[[listen]]\nname='a'", "listen.a.name", "another listener too"),
+    (SERVER + "[[listen]]\nkind='stdio'\n[[listen]]\nkind='stdio'", "listen[1]", "there is one stdin"),
+    ("[[server]\n", "", "is not TOML"),
+]
+
+
+@pytest.mark.parametrize(("text", "key", "said"), BAD)
+def test_each_problem_names_key_and_mend(
+    tmp_path: Path, env: dict[str, str], text: str, key: str, said: str
+) -> None:
+    found = problems(tmp_path, text, env)
+    assert list(found) == [key]
+    assert said in found[key]
+
+
+def test_every_problem_is_reported_at_once_and_no_secret(tmp_path: Path, env: dict[str, str]) -> None:
+    text = SERVER + "args = ['${env:NOPE}']\nfoo = 'hunter2'\ntimeout = 'soon'\n[gateway]\nprefix = 'x'"
+    found = problems(tmp_path, text, env)
+    assert sorted(found) == ["gateway.prefix", "server.a.args[0]", "server.a.foo", "server.a.timeout"]
+    assert "hunter2" not in str(found)
+
+
+def test_client_files(tmp_path: Path, env: dict[str, str], bin_dir: Path) -> None:
+    text = json.dumps(
+        {
+            "globalShortcut": "x",
+            "mcpServers": {
+                "My Files!": {
+                    "command": "server",
+                    "args": ["${TOKEN}", "${NONE:-d}", "$x"],
+                    "alwaysAllow": [],
+                },
+                "web": {"type": "streamable-http", "url": "https://a/mcp", "headers": {"X": "${env:TOKEN}"}},
+                "old": {"type": "sse", "url": "https://a/sse", "disabled": True},
+                "bare": {"url": "https://b/mcp"},
+                "my files": {"command": "npx", "env": {"N": 1}},
+            },
+        }
+    )
+    settings = load(write(tmp_path, text, "claude.json"), env)
+    servers = settings.gateway.servers
+    assert [server.name for server in servers] == ["My-Files", "web", "old", "bare", "my-files"]
+    assert servers[0].args == ("t0k", "d", "$x") and servers[0].command == str(bin_dir / "server")
+    assert [server.transport for server in servers] == ["stdio", "http", "http", "http", "stdio"]
+    assert servers[1].headers == {"X": "t0k"} and not servers[2].enabled and servers[4].env["N"] == "1"
+    said = {warning.key: warning.mend for warning in settings.warnings}
+    assert "'My-Files'" in said["mcpServers.My Files!"] and "mcpServers.old.type" in said
+
+
+def test_vs_code_file_and_its_inputs(tmp_path: Path, env: dict[str, str]) -> None:
+    entry = {"type": "stdio", "command": "server", "args": ["${input:key}"]}
+    text = json.dumps({"inputs": [{"id": "key"}], "servers": {"a": entry}})
+    found = problems(tmp_path, text, env, "mcp.json")
+    assert "asks a person" in found["servers.a.args[0]"]
+    found = problems(
+        tmp_path, '{"mcpServers": {"a": {"command": "server", "type": "pipe"}}}', env, "mcp.json"
+    )
+    assert list(found) == ["mcpServers.a.type"]
+    assert "is not JSON" in problems(tmp_path, "{", env, "mcp.json")[""]
+
+
+def test_where_a_config_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there = tmp_path / "here", tmp_path / "xdg"
+    here.mkdir()
+    (there / "mcpgate").mkdir(parents=True)
+    monkeypatch.chdir(here)
+    env = {"XDG_CONFIG_HOME": str(there)}
+    with pytest.raises(SettingsError) as caught:
+        find_config(env)
+    places = config_places(env)
+    assert all(str(place) in str(caught.value) for place in places)
+    write(there / "mcpgate", "")
+    assert find_config(env) == there / "mcpgate" / "mcpgate.toml"
+    write(here, "")
+    assert find_config(env) == here / "mcpgate.toml"
+    assert config_places({})[1] == Path(os.path.expanduser("~/.config/mcpgate/mcpgate.toml"))
+
+
+def test_files_that_cannot_be_read(tmp_path: Path, env: dict[str, str]) -> None:
+    for path in (tmp_path / "none.toml", tmp_path):
+        with pytest.raises(SettingsError, match="cannot be read"):
+            load(path, env)
+    (tmp_path / "latin.toml").write_bytes(b"# \xe9")
+    with pytest.raises(SettingsError, match="is not UTF-8"):
+        load(tmp_path / "latin.toml", env)
