@@ -110,6 +110,9 @@ class Operation(msgspec.Struct, kw_only=True):
     # A modern client's retry: the answers, and the upstream's own continuation.
     answers: Raw = Raw(b"")
     carry: Carry | None = None
+    # The tool's mirrored headers, where its definition is known; looked up afresh once (D5).
+    plan: HeaderPlan | None = None
+    replanned: bool = False
 
     @property
     def interactive(self) -> bool:

@@ -14,7 +14,7 @@ import msgspec
 from mcpgate_proto.config import ServerConfig
 from mcpgate_proto.mcp.codes import Fault
 from mcpgate_proto.mcp.revisions import Era
-from mcpgate_proto.relay.exchange import Client, Exchange, Members
+from mcpgate_proto.relay.exchange import Client, Exchange, Members, Operation
 
 __all__ = ["Server", "ServerFace", "ServerListener", "ServerStatus"]
 
@@ -77,3 +77,5 @@ class ServerListener(Protocol):
     def catalog_changed(self, server: str, principal: str | None, kind: str) -> None: ...
     def server_up(self, server: str, principal: str | None) -> None: ...
     def resource_updated(self, server: str, principal: str | None, params: Members) -> None: ...
+    def replan(self, server: str, operation: Operation, done: Callable[[], None]) -> None:
+        """Look the mirrored headers of the operation's tool up again."""

@@ -319,6 +319,7 @@ class Relay:
         """Send an operation on its way. Its outcome may come before this returns."""
         server = self.servers[route.server]
         operation.params = route.params
+        operation.plan = route.plan
         exchange = Exchange(self.hub, operation, caller, server.config.timeout, self.live)
         if len(self.live) > self.hub.limits.calls:
             exchange.fail(Fault(FaultKind.OVERLOADED, "too many calls are in flight"))
@@ -326,6 +327,18 @@ class Relay:
             self.hub.count("calls")
             server.place(exchange)
         return exchange
+
+    def replan(self, server: str, operation: Operation, done: Callable[[], None]) -> None:
+        """D5: the server saw other headers than its definition of the tool demands: read it again."""
+        view = self.view(operation.client)
+
+        def loaded() -> None:
+            own = values.text_of(operation.params, "name")
+            found = [entry for entry in view.part(server, "tools").entries if entry.own == own]
+            operation.plan = found[0].plan if found else None
+            done()
+
+        view.load(server, "tools", loaded)
 
     # -- what servers tell
 

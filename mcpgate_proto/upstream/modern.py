@@ -14,7 +14,7 @@ from mcpgate_proto.hub import Hub
 from mcpgate_proto.mcp import codes, meta, mirror
 from mcpgate_proto.mcp.codes import Fault, FaultKind
 from mcpgate_proto.mcp.revisions import MODERN, Era
-from mcpgate_proto.relay.exchange import Answer, Ask, Carry, Exchange, Members
+from mcpgate_proto.relay.exchange import Answer, Ask, Carry, Exchange, Members, Phase
 from mcpgate_proto.upstream.link import Link, Loss, Outgoing
 from mcpgate_proto.upstream.session import EMPTY, LIST_CHANGED, Host, PoolKey, UpstreamSession
 from mcpgate_proto.wire import jsonrpc, values
@@ -35,7 +35,6 @@ class ModernSession(UpstreamSession):
 
     def __init__(self, hub: Hub, host: Host, name: str, key: PoolKey, link: Link) -> None:
         super().__init__(hub, host, name, key, link)
-        self.plans: Callable[[str], mirror.HeaderPlan | None] = lambda name: None
         self._listen: int | None = None
         self._old_listen: int | None = None
         self._acknowledged: Members = {}
@@ -83,10 +82,8 @@ class ModernSession(UpstreamSession):
         if self.link.single_channel:
             return Outgoing(number, message)
         headers = mirror.standard_headers(method, params, MODERN)
-        if method == "tools/call":
-            plan = self.plans(values.text_of(params, "name") or "")
-            if plan is not None and plan.entries:
-                headers.extend(mirror.generate(plan, params.get("arguments", EMPTY)))
+        if exchange is not None and exchange.operation.plan is not None:
+            headers.extend(mirror.generate(exchange.operation.plan, params.get("arguments", EMPTY)))
         return Outgoing(number, message, tuple(headers), pinned=method == LISTEN)
 
     def resume(self, exchange: Exchange, answers: dict[str, Answer], carry: Carry | None) -> None:
@@ -133,9 +130,29 @@ class ModernSession(UpstreamSession):
             self.hub.count("upstream_unknown_responses")
             return
         exchange = self.calls.get(message.id)
+        if message.code == codes.HEADER_MISMATCH and exchange is not None and self._replan(exchange):
+            return
         method, params = (exchange.operation.method, exchange.operation.params) if exchange else ("", {})
         fault = codes.from_modern_error(message.code, message.message, message.data, method, params)
         self._finish(message.id, fault)
+
+    def _replan(self, exchange: Exchange) -> bool:
+        """D5: read the tool's definition again and send the call once more; it was refused, not executed."""
+        operation = exchange.operation
+        if operation.method != "tools/call" or operation.replanned or self.link.single_channel:
+            return False
+        operation.replanned = True
+        self.drop(exchange)
+
+        def planned() -> None:
+            if exchange.phase is Phase.RUNNING:
+                if self.over:
+                    exchange.lost(False)
+                else:
+                    self.begin(exchange)
+
+        self.host.replan(exchange, planned)
+        return True
 
     def _result(self, message: jsonrpc.Result) -> None:
         number = message.id

@@ -52,7 +52,6 @@ class UpstreamServer:
         self.config = config
         self.name = config.name
         self.listener = listener
-        self.plans: Callable[[str], object] = lambda name: None
         self.sessions: dict[Session, None] = {}
         self.eras: dict[Era, bool | None] = {Era.LEGACY: None, Era.MODERN: None}
         if config.era != "auto":
@@ -187,7 +186,6 @@ class UpstreamServer:
         session: Session
         if key.era is Era.MODERN:
             session = ModernSession(self.hub, self, self.name, key, link)
-            session.plans = self.plans  # type: ignore[assignment]
         else:
             session = LegacySession(self.hub, self, self.name, key, link)
         self.sessions[session] = None
@@ -447,6 +445,9 @@ class UpstreamServer:
 
     def resource_updated(self, session: UpstreamSession, params: Members) -> None:
         self.listener.resource_updated(self.name, session.key.principal, params)
+
+    def replan(self, exchange: Exchange, done: Callable[[], None]) -> None:
+        self.listener.replan(self.name, exchange.operation, done)
 
     def session_over(self, session: UpstreamSession, reason: str, fault: Fault | None) -> None:
         was_ready = session in self.sessions and bool(session.capabilities or session.server_info != EMPTY)

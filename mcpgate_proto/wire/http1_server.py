@@ -28,6 +28,7 @@ from mcpgate_proto.wire.http1_grammar import (
     REQUEST_FIELD,
     ChunkScanner,
     Fault,
+    Framing,
     Head,
     Headers,
     HeadReader,
@@ -59,6 +60,8 @@ _HOST = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _RESERVED = frozenset({"content-length", "transfer-encoding", "connection"})
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 _BODILESS = frozenset({204, 304})
+# What is looked at in one step of bytes that were held back; a head is at most about this long.
+SLICE = 16 * 1024
 _NOT_HTTP = "not a valid HTTP/1.1 request"
 
 
@@ -191,10 +194,13 @@ class HttpServerCodec:
         if phase is Phase.CLOSING or phase is Phase.CLOSED:
             self._discarded += len(data)
             return []
+        events: list[ServerEvent] = []
         if self._pending:
-            data = bytes(self._pending) + data
-            self._pending.clear()
-        return self._read(data) if data else []
+            self._pending += data
+            self._read_pending(events)
+        elif data:
+            self._drop_or_hold(data[self._read(data, events) :])
+        return events
 
     def receive_eof(self) -> list[ServerEvent]:
         """The peer has sent its last byte."""
@@ -234,26 +240,44 @@ class HttpServerCodec:
         else:
             self._pending += data
 
+    def _drop_or_hold(self, rest: bytes) -> None:
+        """Put away what `_read` has left: bytes behind a complete request, or behind a fault."""
+        if rest and self._phase is Phase.RESPOND:
+            self._hold(rest)
+        else:
+            self._discarded += len(rest)
+
     # -- reading
 
-    def _read(self, data: bytes) -> list[ServerEvent]:
-        events: list[ServerEvent] = []
+    def _read_pending(self, events: list[ServerEvent]) -> None:
+        """Read on in what was held back. In slices, so that a request costs what it is long itself."""
+        while self._pending and self._phase in (Phase.HEAD, Phase.BODY):
+            taken = self._read(bytes(self._pending[:SLICE]), events)
+            del self._pending[:taken]
+        if self._phase is Phase.CLOSING:
+            self._discarded += len(self._pending)
+            self._pending.clear()
+
+    def _read(self, data: bytes, events: list[ServerEvent]) -> int:
+        """Read up to the end of a request, or to a fault; how many bytes that took."""
+        at = 0
         if self._phase is Phase.HEAD:
             head = self._reader.feed(data)
             if head is None:
-                return events
+                return len(data)
             request = self._open(head) if isinstance(head, Head) else head
             if isinstance(request, Fault):
-                return [self._refuse(request)]
-            data = self._reader.rest
+                events.append(self._refuse(request))
+                return len(data)
+            rest = self._reader.rest
             self._reader.reset()
             events.append(request)
             self._phase = Phase.BODY if request.has_body else Phase.RESPOND
-            if data and self._phase is Phase.RESPOND:
-                self._hold(data)
+            at = len(data) - len(rest)
+            data = rest
         if data and self._phase is Phase.BODY:
-            self._read_body(data, events)
-        return events
+            at += self._read_body(data, events)
+        return at
 
     def _refuse(self, fault: Fault) -> Refused:
         self._phase = Phase.CLOSING
@@ -295,35 +319,13 @@ class HttpServerCodec:
         parts = _split_target(target, host)
         if isinstance(parts, Fault):
             return parts
-        length = frame.length
-        if length is not None and length > self._limits.message_bytes:
-            return Fault(413, f"the body is larger than {self._limits.message_bytes} bytes")
-        expect = headers.get("expect")
-        if expect is not None and expect.lower() != "100-continue":
-            # RFC 9110 10.1.1
-            return Fault(417, "an expectation other than 100-continue")
-        has_body = frame.chunked or bool(length)
-        fault = self._ask_h11(head.wire, method.encode(), target, has_body)
+        fault = self._unfit(frame.length, headers)
+        has_body = frame.chunked or bool(frame.length)
+        if fault is None:
+            fault = self._ask_h11(head.wire, method.encode(), target, has_body)
         if fault is not None:
             return fault
-        self._begin_request(frame.chunked, length or 0)
-        connection = headers.tokens("connection")
-        if (
-            version == "1.0"
-            or "close" in connection
-            or self._requests >= self._limits.requests_per_connection
-        ):
-            self._close = True
-        # RFC 9110 10.1.1: 1.0 clients do not know interim responses.
-        self._may_continue = expect is not None and version == "1.1" and has_body
-        self._head_only = method == "HEAD"
-        upgrade = (
-            method == "GET"
-            and version == "1.1"
-            and not has_body
-            and "upgrade" in connection
-            and "websocket" in headers.tokens("upgrade")
-        )
+        self._begin_request(method, version, frame, headers)
         return RequestHead(
             method,
             target.decode(),
@@ -331,18 +333,35 @@ class HttpServerCodec:
             parts[1],
             version,
             headers,
-            upgrade,
+            not has_body and version == "1.1" and _asks_for_websocket(method, headers),
             self._may_continue,
-            length,
+            frame.length,
             has_body,
         )
 
-    def _begin_request(self, chunked: bool, length: int) -> None:
+    def _unfit(self, length: int | None, headers: Headers) -> Fault | None:
+        if length is not None and length > self._limits.message_bytes:
+            return Fault(413, f"the body is larger than {self._limits.message_bytes} bytes")
+        expect = headers.get("expect")
+        if expect is not None and expect.lower() != "100-continue":
+            # RFC 9110 10.1.1
+            return Fault(417, "an expectation other than 100-continue")
+        return None
+
+    def _begin_request(self, method: str, version: str, frame: Framing, headers: Headers) -> None:
+        limits = self._limits
         self._requests += 1
-        self._scanner = ChunkScanner(self._limits, self._limits.message_bytes) if chunked else None
-        self._need = length
+        self._scanner = ChunkScanner(limits, limits.message_bytes) if frame.chunked else None
+        self._need = frame.length or 0
         self._wire_bytes = 0
         self._body.clear()
+        self._head_only = method == "HEAD"
+        last = self._requests >= limits.requests_per_connection
+        if last or version == "1.0" or "close" in headers.tokens("connection"):
+            self._close = True
+        # RFC 9110 10.1.1: 1.0 clients do not know interim responses; no body, nothing to wait for.
+        has_body = frame.chunked or self._need > 0
+        self._may_continue = has_body and version == "1.1" and "expect" in headers
 
     def _ask_h11(self, wire: bytes, method: bytes, target: bytes, has_body: bool) -> Fault | None:
         """Give h11 the head. It must find the same request in it as we did."""
@@ -358,7 +377,7 @@ class HttpServerCodec:
             agreed = False
         return None if agreed else Fault(400, _NOT_HTTP)
 
-    def _read_body(self, data: bytes, events: list[ServerEvent]) -> None:
+    def _read_body(self, data: bytes, events: list[ServerEvent]) -> int:
         fault: Fault | None = None
         if self._scanner is None:
             taken = min(self._need, len(data))
@@ -372,14 +391,12 @@ class HttpServerCodec:
         if fault is None:
             fault = self._decode_body(data if taken == len(data) else data[:taken], ended)
         if fault is not None:
-            self._discarded += len(data) - taken
             events.append(self._refuse(fault))
         elif ended:
             events.append(RequestBody(bytes(self._body)))
             self._body.clear()
             self._phase = Phase.RESPOND
-            if taken < len(data):
-                self._hold(data[taken:])
+        return taken
 
     def _decode_body(self, data: bytes, ended: bool) -> Fault | None:
         """Let h11 take the framing off. It must see the end exactly where we do."""
@@ -519,6 +536,15 @@ class HttpServerCodec:
             self._pending.clear()
             self._phase = Phase.CLOSED if self._eof else Phase.CLOSING
         return chunks
+
+
+def _asks_for_websocket(method: str, headers: Headers) -> bool:
+    """RFC 6455 4.1. Any other upgrade is ignored, h2c above all (threats.md 3)."""
+    return (
+        method == "GET"
+        and "upgrade" in headers.tokens("connection")
+        and "websocket" in headers.tokens("upgrade")
+    )
 
 
 def _split_target(target: bytes, host: str | None) -> tuple[str, str] | Fault:

@@ -432,6 +432,17 @@ def test_row_pipelining_is_held_back_and_bounded() -> None:
     assert b"Connection: close" in codec.respond(200, [])[0]
 
 
+def test_row_pipelining_costs_what_it_is_long() -> None:
+    codec = HttpServerCodec(LIMITS)
+    count = 5000
+    start = time.process_time()
+    events = codec.receive(get() * count + b"x" * 10**7)
+    for _ in range(count - 1):
+        codec.respond(200, [])
+        events += codec.next()
+    assert len(events) == count and time.process_time() - start < 3
+
+
 def test_row_requests_per_connection() -> None:
     codec = HttpServerCodec(Limits(requests_per_connection=2))
     for last in (False, True):
