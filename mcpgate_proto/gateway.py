@@ -61,6 +61,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     upstream_calls: int
     streams: int
     subscriptions: int
+    parked: int
     interests: int
     timers: int
     unsent: int
@@ -406,6 +407,7 @@ class Gateway:
             upstream_calls=sum(one.calls for one in statuses),
             streams=self._sessions.open_streams,
             subscriptions=len(self._modern.listening),
+            parked=len(self._modern.parking),
             interests=len(self._relay.interests),
             timers=len(self._hub.timers),
             unsent=sum(conn.unsent for conn in self._hub.connections.values()),

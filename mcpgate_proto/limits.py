@@ -82,6 +82,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     subscriptions_per_session: int = 256
     asks_per_call: int = 32
     rounds_per_call: int = 32
+    # Calls of stateless clients that wait for the client's answers, each holding a server's call open.
+    parked_calls: int = 1024
+    parked_calls_per_principal: int = 64
     upstream_sessions: int = 64
     upstream_sessions_per_server: int = 8
     http_connections_per_server: int = 64
@@ -91,6 +94,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     catalog_pages: int = 200
     catalog_items: int = 10_000
     cursor_bytes: int = 4 * 1024
+    # An upstream's own state travels inside ours.
+    request_state_bytes: int = 64 * 1024
     instructions_bytes: int = 16 * 1024
     unknown_name_refresh_s: float = 5.0
 
@@ -127,3 +132,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     # Sealed tokens that a client may bring back: cursors, request states.
     cursor_ttl_s: float = 3600.0
     request_state_ttl_s: float = 24 * 3600.0
+    # People answer late; a parked call holds a server's session meanwhile.
+    park_ttl_s: float = 1800.0
+    # Questions of a server that come this close together go to the client in one round.
+    ask_debounce_s: float = 0.02

@@ -29,7 +29,7 @@ class _Cursor(msgspec.Struct, array_like=True):
 def unseal_cursor(hub: Hub, client: Client, params: Members) -> _Cursor | Fault | None:
     """The cursor in `params`, None when there is none, a fault (-32602) when it is not one of ours."""
     raw = params.get("cursor")
-    if raw is None or raw == b"null":
+    if raw is None or raw == Raw(b"null"):
         return None
     told = jsonrpc.text(raw)
     bad = Fault(FaultKind.BAD_STATE, "the cursor is not valid (any more); start the list again")

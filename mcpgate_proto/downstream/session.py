@@ -15,6 +15,7 @@ from typing import Protocol
 import msgspec
 
 from mcpgate_proto.downstream import lists, status
+from mcpgate_proto.downstream.live import FEATURES
 from mcpgate_proto.downstream.outlet import Outlet
 from mcpgate_proto.hub import SEVERITIES, Hub
 from mcpgate_proto.mcp import codes, meta
@@ -40,7 +41,6 @@ from mcpgate_proto.wire.jsonrpc import Raw, RequestId
 
 __all__ = ["Channel", "ClientSession"]
 
-FEATURES = {"elicitation/create": "elicitation", "sampling/createMessage": "sampling", "roots/list": "roots"}
 HINTS = ("ttlMs", "cacheScope")
 
 
@@ -108,7 +108,8 @@ class ClientSession:
             principal=self.principal,
             era=Era.LEGACY,
             revision=self.revision.version,
-            capabilities=jsonrpc.detach(jsonrpc.encode_object(kept)),
+            capabilities=jsonrpc.detach(jsonrpc.encode_object(_for_modern(kept))),
+            profile=jsonrpc.detach(jsonrpc.encode_object(kept)),
             features=bool(kept),
             key=self.key,
             audience=self,
@@ -395,6 +396,11 @@ class ClientSession:
             self._unwatch(uri)
         for server in self.relay.servers.values():
             server.client_gone(self.client)
+
+
+def _for_modern(kept: Members) -> Members:
+    """L2.1: what a modern server is told of a legacy client's features."""
+    return {**kept, "roots": values.EMPTY} if "roots" in kept else kept
 
 
 class LegacyCall:

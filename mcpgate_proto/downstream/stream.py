@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mcpgate_proto.downstream.modern import Live, ModernFace
+from mcpgate_proto.downstream.live import Live
+from mcpgate_proto.downstream.modern import ModernFace
 from mcpgate_proto.downstream.outlet import Batch, Outlet
 from mcpgate_proto.downstream.session import ClientSession
 from mcpgate_proto.effects import Peer, TlsFacts

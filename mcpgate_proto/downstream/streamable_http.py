@@ -12,7 +12,8 @@ Must never: trust a mirrored header of a legacy request (C20); honour a session 
 from __future__ import annotations
 
 from mcpgate_proto.downstream.http import EVENTS, JSON, HttpClient, accepts
-from mcpgate_proto.downstream.modern import Live, ModernFace
+from mcpgate_proto.downstream.live import Live
+from mcpgate_proto.downstream.modern import ModernFace
 from mcpgate_proto.downstream.replay import EventStream, StreamTable
 from mcpgate_proto.downstream.session import ClientSession
 from mcpgate_proto.hub import Hub

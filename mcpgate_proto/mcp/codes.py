@@ -262,7 +262,12 @@ _BY_URI = ("resources/read", "resources/subscribe")
 
 
 def from_legacy_error(code: int, message: str, data: Raw, method: str, params: dict[str, Raw]) -> Fault:
-    """What a legacy server's error to `method` with `params` means; `data` is `Raw(b"")` when absent."""
+    """What a legacy server's error to `method` with `params` means; `data` is `Raw(b"")` when absent.
+
+    A legacy server that says -32021 in full can only mean what modern means by it (L1.14).
+    """
+    if code == MISSING_CAPABILITY:
+        return from_modern_error(code, message, data, method, params)
     return _from_error(code, message, data, method, params)
 
 

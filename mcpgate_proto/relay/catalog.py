@@ -325,7 +325,7 @@ class Walk:
         self._hints(answer)
         cursor = answer.get("nextCursor")
         # H19: only presence counts; "" is a cursor.
-        more = cursor is not None and cursor != b"null" and bytes(cursor) not in self._cursors
+        more = cursor is not None and cursor != Raw(b"null") and bytes(cursor) not in self._cursors
         if more and len(self._cursors) < limits.catalog_pages and len(self._entries) < limits.catalog_items:
             assert cursor is not None
             self._cursors[bytes(cursor)] = None

@@ -86,13 +86,15 @@ class Client(msgspec.Struct, frozen=True, kw_only=True):
     """Who asks, as far as upstream faces need to know to choose and share channels.
 
     `key` names one client (a legacy session; one connection of a pipe; else empty): requests of the
-    same `key` may share an exclusive channel. `capabilities` is what the client declared, canonical.
+    same `key` may share an exclusive channel. `capabilities` is what modern servers are told, `profile`
+    what legacy ones are (L0.2), both canonical.
     """
 
     principal: Principal
     era: Era
     revision: str
     capabilities: Raw = Raw(b"{}")
+    profile: Raw = Raw(b"{}")
     features: bool = False
     key: str = ""
     audience: Audience | None = None

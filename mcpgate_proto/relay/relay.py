@@ -84,7 +84,9 @@ class Relay:
             if len(self._views) >= VIEWS:
                 oldest = min(self._views, key=lambda one: self._views[one].used_at)
                 del self._views[oldest]
-            plain = msgspec.structs.replace(client, capabilities=values.EMPTY, features=False, audience=None)
+            plain = msgspec.structs.replace(
+                client, capabilities=values.EMPTY, profile=values.EMPTY, features=False, audience=None
+            )
             found = self._views[key] = View(self.hub, plain, self.servers)
         return found
 

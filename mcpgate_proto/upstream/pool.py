@@ -170,9 +170,7 @@ class UpstreamServer:
         if client is None or not client.features or self.config.isolation == "shared":
             return PoolKey(self._principal(client), era, b"{}", LATEST_LEGACY, self._owner(client))
         revision = client.revision if client.era is Era.LEGACY else LATEST_LEGACY
-        return PoolKey(
-            self._principal(client), era, bytes(client.capabilities), revision, self._owner(client)
-        )
+        return PoolKey(self._principal(client), era, bytes(client.profile), revision, self._owner(client))
 
     def _principal(self, client: Client | None) -> str | None:
         if self.config.isolation == "shared":
@@ -525,7 +523,7 @@ def _featureless(client: Client) -> Client:
     """The client as the catalog session knows it: the same principal and era, nothing declared."""
     if not client.features and client.audience is None:
         return client
-    return msgspec.structs.replace(client, capabilities=EMPTY, features=False, audience=None)
+    return msgspec.structs.replace(client, capabilities=EMPTY, profile=EMPTY, features=False, audience=None)
 
 
 def _face(session: Session) -> ServerFace:

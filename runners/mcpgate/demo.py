@@ -99,7 +99,8 @@ def lines_to_copy(address: Address) -> str:
     """What a person can try."""
     url = f"http://{address}{PATH}"
     snippet = json.dumps({"mcpServers": {"mcpgate": {"type": "http", "url": url}}})
-    take_session = f"| sed -n 's/^{SESSION}: *//Ip' | tr -d '\\r')"
+    # Header names come in any case, and lines of a head end with CR LF.
+    take_session = f"| tr -d '\\r' | awk -F': ' 'tolower($1) == \"{SESSION.lower()}\" {{print $2}}')"
     return "\n".join(
         [
             "",

@@ -130,7 +130,8 @@ async def running(gateway: FakeGateway, **options: Any) -> AsyncIterator[Harness
             asyncio_.Options(sink=harness.records.append, ready=harness.on_ready, signals=False, **options),
         )
 
-    original, asyncio_.Body = asyncio_.Body, Seen  # type: ignore[misc]
+    names = vars(asyncio_)
+    original, names["Body"] = names["Body"], Seen
     try:
         with anyio.fail_after(3 * PATIENCE_S):
             async with anyio.create_task_group() as tasks:
@@ -140,7 +141,7 @@ async def running(gateway: FakeGateway, **options: Any) -> AsyncIterator[Harness
                 if not harness.body.done:
                     harness.put(fx.Stopped())
     finally:
-        asyncio_.Body = original  # type: ignore[misc]
+        names["Body"] = original
     # The other ends belong to threads of the tests, which may need a moment.
     give_up = time.monotonic() + PATIENCE_S
     while (left := open_fds() - fds) and time.monotonic() < give_up:

@@ -1,0 +1,125 @@
+"""One `subscriptions/listen` of a modern client.
+
+Owns: its acknowledgement (first, and only of what is honoured), the changes that follow, its result at
+the end, and the resources it watches.
+Must never: send anything but changes on its stream (G17); keep a watch after the stream has ended.
+"""
+
+from __future__ import annotations
+
+from mcpgate_proto.downstream.live import CHANGES, COMPLETE, Live
+from mcpgate_proto.downstream.outlet import Outlet
+from mcpgate_proto.mcp import meta
+from mcpgate_proto.mcp.codes import Fault
+from mcpgate_proto.relay.exchange import Client, Members, Route
+from mcpgate_proto.relay.relay import Relay
+from mcpgate_proto.relay.subscriptions import Interest
+from mcpgate_proto.wire import jsonrpc, values
+
+__all__ = ["Listening"]
+
+
+class Listening(Live):
+    """One `subscriptions/listen`: its acknowledgement first, then changes, its result at the end."""
+
+    def __init__(
+        self,
+        relay: Relay,
+        table: dict[Listening, None],
+        request: jsonrpc.Request,
+        outlet: Outlet,
+        client: Client,
+        kinds: tuple[str, ...],
+    ) -> None:
+        self._relay = relay
+        self._table = table
+        self._request = request
+        self._outlet = outlet
+        self._client = client
+        # G15: the id of the listen request on this hop, with its JSON type; 0 and "" are fine.
+        self._meta = jsonrpc.encode_object({meta.SUBSCRIPTION_ID: jsonrpc.to_raw(request.id)})
+        self._interest = Interest(client, kinds, self._list_changed, self._updated)
+        self._left = 0
+        self._acknowledged = False
+        self._done = False
+        self._slow = False
+        table[self] = None
+
+    def watch(self, uris: list[str]) -> None:
+        """Subscribe to each resource where its owner can; the acknowledgement lists those that worked."""
+        self._left = len(uris)
+        if not uris:
+            self._acknowledge()
+        for uri in uris:
+            self._relay.resolve_uri(uri, self._client, lambda found, uri=uri: self._routed(uri, found))  # type: ignore[misc]
+
+    def _routed(self, uri: str, found: Route | Fault) -> None:
+        if isinstance(found, Fault):
+            self._settled()
+            return
+        own = values.text_of(found.params, "uri") or uri
+        server = self._relay.servers[found.server]
+
+        def watched(fault: Fault | None) -> None:
+            if fault is None:
+                if self._done:
+                    server.unwatch(self._client, own)
+                else:
+                    self._interest.uris[uri] = (found.server, own)
+            self._settled()
+
+        server.watch(self._client, own, watched)
+
+    def _settled(self) -> None:
+        self._left -= 1
+        if not self._left and not self._done:
+            self._acknowledge()
+
+    def _acknowledge(self) -> None:
+        """G16: only what is honoured; no `false`."""
+        self._acknowledged = True
+        self._relay.interests.add(self._interest)
+        agreed: dict[str, object] = {
+            name: True for name, kind in CHANGES.items() if kind in self._interest.kinds
+        }
+        if self._interest.uris:
+            agreed["resourceSubscriptions"] = list(self._interest.uris)
+        self._send("notifications/subscriptions/acknowledged", {"notifications": jsonrpc.to_raw(agreed)})
+
+    def _send(self, method: str, params: Members) -> None:
+        if not self._done:
+            self._outlet.notify(jsonrpc.encode_notification(method, {**params, "_meta": self._meta}))
+
+    def _list_changed(self, kind: str) -> None:
+        if not self._slow:
+            self._send(f"notifications/{kind}/list_changed", {})
+
+    def _updated(self, params: Members) -> None:
+        if not self._slow:
+            self._send("notifications/resources/updated", values.without(params, "_meta"))
+
+    def throttle(self, on: bool) -> None:
+        """A client that does not read misses changes; when it reads again it looks afresh."""
+        was, self._slow = self._slow, on
+        if was and not on:
+            for kind in self._interest.kinds:
+                self._list_changed(kind)
+
+    def _close(self) -> None:
+        self._done = True
+        self._table.pop(self, None)
+        self._relay.interests.remove(self._interest)
+        held, self._interest.uris = self._interest.uris, {}
+        for server, own in held.values():
+            self._relay.servers[server].unwatch(self._client, own)
+
+    def cancel(self, reason: str) -> None:
+        if not self._done:
+            self._close()
+            self._outlet.finish(None)
+
+    def end(self) -> None:
+        if not self._done:
+            self._close()
+            told: Members = {"resultType": COMPLETE, "_meta": self._meta}
+            self._outlet.finish(jsonrpc.encode_result(self._request.id, told))

@@ -1,0 +1,327 @@
+"""Calls of modern clients, and the rounds in which they are made (MRTR).
+
+A round is one request. It ends with a result, an error, or with questions (`input_required`) and a sealed
+`requestState`, in which everything travels that the retry needs:
+
+    upstream   the upstream's own state, byte for byte (G8, G9); nothing is held here
+    parked     which parked call the retry means, and which of its rounds (L1)
+    again      the call is made afresh once the user has opened the URLs that a server asked for (L3)
+
+Owns: `ModernCall`, the sealing and opening of `requestState`, the binding of a state to its request (G7).
+Must never: accept a state of another principal or request, or one of a parked call twice (L1.6).
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Literal, Protocol
+
+import msgspec
+
+from mcpgate_proto.downstream.live import FEATURES, INPUT_REQUIRED, Track
+from mcpgate_proto.downstream.outlet import Outlet
+from mcpgate_proto.hub import SEVERITIES, Hub
+from mcpgate_proto.mcp import codes, content
+from mcpgate_proto.mcp.codes import Fault, FaultKind
+from mcpgate_proto.mcp.meta import RequestMeta
+from mcpgate_proto.relay.exchange import Ask, Carry, Client, Exchange, Members
+from mcpgate_proto.relay.parking import Parked, Parking
+from mcpgate_proto.timers import Timer
+from mcpgate_proto.wire import jsonrpc, values
+from mcpgate_proto.wire.jsonrpc import Raw
+
+__all__ = ["Continuation", "ModernCall", "Rounds", "Turn"]
+
+CACHEABLE = ("resources/read",)
+TOO_LATE = "params.requestState is not valid here (any more); start the call over"
+
+
+class Turn(msgspec.Struct, frozen=True):
+    """One modern request in hand: what it says of itself, who asks, and the way back."""
+
+    request: jsonrpc.Request
+    told: RequestMeta
+    client: Client
+    outlet: Outlet
+    track: Track
+    # Of its POST, lower-case names; None where there are none.
+    headers: list[tuple[str, str]] | None
+
+    @property
+    def method(self) -> str:
+        return self.request.method
+
+
+class State(msgspec.Struct, array_like=True):
+    """What is sealed in a `requestState`. `bound` is a digest of the request it was issued for."""
+
+    kind: Literal["upstream", "parked", "again"]
+    bound: bytes
+    payload: bytes
+    round: int
+
+
+class Continuation(msgspec.Struct, frozen=True):
+    """What a request continues: nothing, an upstream's round, a parked call, or a call to be made afresh."""
+
+    carry: Carry | None = None
+    answers: Raw = Raw(b"")
+    parked: Parked | None = None
+    attempt: int = 0
+    declined: bool = False
+
+
+class Answerer(Protocol):
+    """How a modern result or error is written."""
+
+    def finish(self, turn: Turn, result: Members, kind: Raw = ...) -> None: ...
+    def refuse(self, turn: Turn, fault: Fault) -> None: ...
+
+
+class Rounds:
+    """Seals and opens `requestState`."""
+
+    def __init__(self, hub: Hub, parking: Parking) -> None:
+        self.hub = hub
+        self.parking = parking
+
+    def open(self, turn: Turn) -> Continuation | Fault:
+        """What the MRTR members of a request mean (G7, G10)."""
+        params = turn.request.params
+        answers = params.get("inputResponses", Raw(b""))
+        given: Members = {}
+        if answers:
+            try:
+                given = jsonrpc.members(answers)
+                actions = [values.text_of(jsonrpc.members(answer), "action") for answer in given.values()]
+            except jsonrpc.JsonFault:
+                return Fault(FaultKind.INVALID_PARAMS, "params.inputResponses is not an object of objects")
+        told = params.get("requestState")
+        if told is None:
+            return Continuation(Carry() if answers else None, answers)
+        state = self._unseal(turn, told)
+        if state is None:
+            return Fault(FaultKind.BAD_STATE, TOO_LATE)
+        if state.kind == "upstream":
+            return Continuation(Carry(Raw(state.payload)), answers)
+        if state.kind == "again":
+            return Continuation(attempt=state.round, declined=any(action != "accept" for action in actions))
+        principal = turn.client.principal.id
+        parked = self.parking.find(state.payload.decode(), principal, state.bound, state.round)
+        if parked is None:
+            self.hub.count("parked_not_found")
+            return Fault(FaultKind.BAD_STATE, TOO_LATE)
+        return Continuation(answers=answers, parked=parked)
+
+    def _unseal(self, turn: Turn, told: Raw) -> State | None:
+        text = jsonrpc.text(told)
+        if not text or len(text) > self.hub.limits.request_state_bytes:
+            return None
+        opened = self.hub.sealer.open("request-state", turn.client.principal.id, text, self.hub.wall)
+        if opened is None:
+            return None
+        try:
+            state = msgspec.msgpack.decode(opened, type=State)
+        except msgspec.MsgspecError:
+            return None
+        return state if state.bound == bound(turn.request) else None
+
+    def seal(
+        self, turn: Turn, kind: Literal["upstream", "parked", "again"], payload: bytes, round: int
+    ) -> Raw:
+        sealed = msgspec.msgpack.encode(State(kind, bound(turn.request), payload, round))
+        ttl_s = self.hub.limits.park_ttl_s if kind == "parked" else self.hub.limits.request_state_ttl_s
+        principal = turn.client.principal.id
+        return jsonrpc.to_raw(self.hub.sealer.seal("request-state", principal, sealed, self.hub.wall + ttl_s))
+
+    def questions(self, asks: list[Ask], state: Raw | None) -> Members:
+        """The members of an `input_required` result."""
+        result: Members = {}
+        if asks:
+            wanted = {
+                ask.key: jsonrpc.encode_object(
+                    {
+                        "method": jsonrpc.to_raw(ask.method),
+                        "params": jsonrpc.encode_object(content.embedded(ask.method, ask.params)),
+                    }
+                )
+                for ask in asks
+            }
+            result["inputRequests"] = jsonrpc.encode_object(wanted)
+        if state is not None:
+            result["requestState"] = state
+        return result
+
+
+def bound(request: jsonrpc.Request) -> bytes:
+    """What a `requestState` is issued for: the method, the name or URI, the arguments — however the client
+    writes them the second time, the same values give the same digest."""
+    params = request.params
+    target = params.get("name") or params.get("uri") or values.EMPTY
+    try:
+        arguments = msgspec.json.encode(jsonrpc.plain(params.get("arguments", values.EMPTY)), order="sorted")
+    except jsonrpc.JsonFault:
+        arguments = b"?"
+    return blake2b(b"\x00".join((request.method.encode(), bytes(target), arguments)), digest_size=16).digest()
+
+
+class ModernCall:
+    """One round of a modern client's call. Implements `relay.exchange.Caller` and `Live`."""
+
+    def __init__(self, answerer: Answerer, rounds: Rounds, turn: Turn, attempt: int = 0) -> None:
+        told = turn.told
+        self._answerer = answerer
+        self._rounds = rounds
+        self._turn = turn
+        self._attempt = attempt
+        level = jsonrpc.text(told.log_level) if told.log_level is not None else None
+        self._level = SEVERITIES.index(level) if level in SEVERITIES else None
+        self._exchange: Exchange | None = None
+        self._done = False
+        self._asks: list[Ask] = []
+        self._debounce: Timer | None = None
+
+    def begin(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        if not self._done and self._turn.outlet.pressed:
+            exchange.throttle(True)
+
+    # -- from the transport
+
+    def cancel(self, reason: str) -> None:
+        """C24: stop work, send nothing more."""
+        if not self._done:
+            self._over()
+            if self._exchange is not None:
+                self._exchange.cancel(reason)
+            self._turn.outlet.finish(None)
+
+    def throttle(self, on: bool) -> None:
+        if self._exchange is not None:
+            self._exchange.throttle(on)
+
+    def _over(self) -> None:
+        self._done = True
+        if self._debounce is not None:
+            self._debounce.cancel()
+            self._debounce = None
+        self._turn.outlet.hold("server is slow", False)
+
+    # -- Caller
+
+    def progressed(self, params: Members) -> None:
+        token = self._turn.told.progress_token
+        if token is not None and not self._done:
+            told = {"progressToken": token, **params}
+            self._turn.outlet.notify(jsonrpc.encode_notification("notifications/progress", told))
+
+    def logged(self, params: Members) -> None:
+        """H18: only for a request that named a level, and only from that level up."""
+        level = values.text_of(params, "level")
+        if self._done or self._level is None or level not in SEVERITIES:
+            return
+        if SEVERITIES.index(level) >= self._level:
+            self._turn.outlet.notify(jsonrpc.encode_notification("notifications/message", params))
+
+    def asked(self, asks: list[Ask], carry: Carry | None) -> None:
+        """The round ends with the questions. Where the upstream keeps nothing, neither do we; a call that
+        is held live is parked, after a moment in which more questions may come (L1.4)."""
+        if self._done or self._exchange is None:
+            return
+        if carry is None:
+            self._asks.extend(asks)
+            if self._debounce is None:
+                wait_s = self._rounds.hub.limits.ask_debounce_s
+                self._debounce = self._rounds.hub.after(wait_s, "questions", self._park)
+            return
+        self._exchange.round_over()
+        # None where the upstream gave none: a state is never invented (G9).
+        state = self._rounds.seal(self._turn, "upstream", bytes(carry.state), 0) if carry.state else None
+        self._end_round(asks, state)
+
+    def _end_round(self, asks: list[Ask], state: Raw | None) -> None:
+        self._over()
+        missing = self._undeclared(asks)
+        if missing is not None:
+            self._answerer.refuse(self._turn, missing)
+        else:
+            self._answerer.finish(self._turn, self._rounds.questions(asks, state), INPUT_REQUIRED)
+
+    def _park(self) -> None:
+        self._debounce = None
+        exchange = self._exchange
+        if self._done or exchange is None or not self._asks:
+            return
+        asks, self._asks = self._asks, []
+        missing = self._undeclared(asks)
+        if missing is not None:
+            # L1.14: cannot happen with a server that keeps to what was declared.
+            self._over()
+            exchange.cancel("the client did not declare what the server asks for")
+            self._answerer.refuse(self._turn, missing)
+            return
+        parked = self._rounds.parking.park(exchange, asks, bound(self._turn.request))
+        if parked is None:
+            self._over()
+            exchange.cancel("too many calls wait for answers")
+            self._answerer.refuse(self._turn, Fault(FaultKind.OVERLOADED, "too many calls wait for answers"))
+            return
+        self._end_round(asks, self._rounds.seal(self._turn, "parked", parked.id.encode(), parked.round))
+
+    def _undeclared(self, asks: list[Ask]) -> Fault | None:
+        """G6: only what the client declared in this very request."""
+        declared = values.object_or_empty(self._turn.client.capabilities)
+        for ask in asks:
+            feature = FEATURES.get(ask.method)
+            if feature is None:
+                return Fault(FaultKind.INTERNAL, "the server asked for something unknown")
+            if feature not in declared:
+                return codes.missing_capability(jsonrpc.to_raw({feature: {}}))
+        return None
+
+    def withdrawn(self, key: str) -> None:
+        self._asks = [ask for ask in self._asks if ask.key != key]
+
+    def completed(self, result: Members) -> None:
+        if not self._done:
+            self._over()
+            if self._turn.method in CACHEABLE:
+                # H21, H22: a legacy server gives no hints, and there is no safe default but these.
+                result = {"ttlMs": Raw(b"0"), "cacheScope": Raw(b'"private"'), **result}
+            self._answerer.finish(self._turn, result)
+
+    def failed(self, fault: Fault) -> None:
+        if self._done:
+            return
+        self._over()
+        if fault.kind is FaultKind.URL_ELICITATION and self._ask_to_open(fault):
+            return
+        if fault.kind is FaultKind.MISSING_CAPABILITY and self._declares(fault.data):
+            # L8: the client has it; it is the gateway that could not carry it.
+            fault = Fault(FaultKind.INTERNAL, "the server needs what cannot be carried to it")
+        self._answerer.refuse(self._turn, fault)
+
+    def _declares(self, required: Raw) -> bool:
+        declared = values.object_or_empty(self._turn.client.capabilities)
+        return all(name in declared for name in values.object_or_empty(required))
+
+    def _ask_to_open(self, fault: Fault) -> bool:
+        """L3: the URLs of a -32042 become questions; the call is made again once they are answered."""
+        declared = values.object_or_empty(self._turn.client.capabilities)
+        modes = values.object_or_empty(declared.get("elicitation", values.EMPTY))
+        attempt = self._attempt + 1
+        if "url" not in modes or attempt > self._rounds.hub.limits.rounds_per_call:
+            return False
+        listed = values.items(values.object_or_empty(fault.data).get("elicitations", Raw(b"[]"))) or []
+        asks = []
+        for number, raw in enumerate(listed[: self._rounds.hub.limits.asks_per_call]):
+            asks.append(Ask(f"url-{number}", "elicitation/create", values.object_or_empty(raw)))
+        if not asks:
+            return False
+        result = self._rounds.questions(asks, self._rounds.seal(self._turn, "again", b"", attempt))
+        self._answerer.finish(self._turn, result, INPUT_REQUIRED)
+        return True
+
+    def congested(self, on: bool) -> None:
+        if not (self._done and on):
+            self._turn.outlet.hold("server is slow", on)

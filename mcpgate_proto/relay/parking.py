@@ -1,0 +1,164 @@
+"""Calls that wait for a stateless client to come back with answers.
+
+A legacy server asks while its call is open; a modern client is asked by ending its round. Between the two
+the call is *parked*: the exchange goes on living here, its server waiting, until the retry takes it up
+again (protocol.md L1).
+
+Owns: parked exchanges by id and principal, what was asked and answered so far, an outcome that came while
+nobody was there, time to live, caps per principal.
+Must never: hand a parked call to another principal, accept the same state twice (L1.6), keep one for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mcpgate_proto.hub import Hub
+from mcpgate_proto.mcp.codes import SAMPLING_REJECTED, Fault, FaultKind, peer
+from mcpgate_proto.relay.exchange import Answer, Ask, Caller, Carry, Exchange, Members
+from mcpgate_proto.timers import Timer
+from mcpgate_proto.wire.jsonrpc import Raw
+
+__all__ = ["Parked", "Parking"]
+
+
+class Parked:
+    """One parked call. Implements `relay.exchange.Caller` while no client is connected."""
+
+    def __init__(self, hub: Hub, parking: Parking, id: str, exchange: Exchange, bound: bytes) -> None:
+        self._hub = hub
+        self._parking = parking
+        self.id = id
+        self.exchange = exchange
+        self.bound = bound
+        # Which `requestState` is the valid one: each is good for one retry.
+        self.round = 0
+        self.asked_keys: dict[str, Ask] = {}
+        self.answers: dict[str, Answer] = {}
+        self.next_asks: list[Ask] = []
+        self.outcome: Callable[[Caller], None] | None = None
+        self.progress: Members | None = None
+        self.timer: Timer | None = None
+
+    @property
+    def principal(self) -> str:
+        return self.exchange.operation.client.principal.id
+
+    def missing(self) -> list[Ask]:
+        """What the client still has to answer."""
+        return [ask for key, ask in self.asked_keys.items() if key not in self.answers]
+
+    # -- Caller
+
+    def progressed(self, params: Members) -> None:
+        self.progress = params  # L1.11: only the last one is worth anything
+
+    def logged(self, params: Members) -> None:
+        """No stream to send it on (L1.11)."""
+
+    def asked(self, asks: list[Ask], carry: Carry | None) -> None:
+        """L1.4: what comes after the round has ended goes into the next one."""
+        self.next_asks.extend(asks)
+
+    def withdrawn(self, key: str) -> None:
+        """L1.8: the answer, should it come, is ignored."""
+        self.asked_keys.pop(key, None)
+        self.answers.pop(key, None)
+        self.next_asks = [ask for ask in self.next_asks if ask.key != key]
+
+    def completed(self, result: Members) -> None:
+        """L1.7: kept for the retry, until the time is over."""
+        self.outcome = lambda caller: caller.completed(result)
+
+    def failed(self, fault: Fault) -> None:
+        self.outcome = lambda caller: caller.failed(fault)
+
+    def congested(self, on: bool) -> None:
+        """Nothing is being sent."""
+
+
+class Parking:
+    """All parked calls."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._all: dict[str, Parked] = {}
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def park(self, exchange: Exchange, asks: list[Ask], bound: bytes) -> Parked | None:
+        """Take over an exchange whose round ends with `asks`. None when there is no room."""
+        limits = self._hub.limits
+        mine = sum(1 for one in self._all.values() if one.principal == exchange.operation.client.principal.id)
+        if len(self._all) >= limits.parked_calls or mine >= limits.parked_calls_per_principal:
+            self._hub.count("parking_refused")
+            return None
+        parked = Parked(self._hub, self, self._hub.entropy.token(128), exchange, bound)
+        self._all[parked.id] = parked
+        exchange.caller = parked
+        self.ask(parked, asks)
+        self._hub.count("parked")
+        return parked
+
+    def ask(self, parked: Parked, asks: list[Ask]) -> None:
+        """A round ends (again): the client is to answer `asks`."""
+        for one in asks:
+            parked.asked_keys[one.key] = one
+        parked.round += 1
+        if parked.timer is not None:
+            parked.timer.cancel()
+        parked.timer = self._hub.after(
+            self._hub.limits.park_ttl_s, "parked call", lambda: self._expire(parked)
+        )
+
+    def find(self, id: str, principal: str, bound: bytes, round: int) -> Parked | None:
+        """The parked call that a retry means: same principal, same request, and this very round."""
+        parked = self._all.get(id)
+        if parked is None or parked.principal != principal or parked.bound != bound or parked.round != round:
+            return None
+        return parked
+
+    def resume(self, parked: Parked, caller: Caller) -> None:
+        """Every answer is there: `caller` takes the call up, the server gets its answers (L1.5)."""
+        self._drop(parked)
+        exchange = parked.exchange
+        exchange.caller = caller
+        if parked.outcome is not None:
+            parked.outcome(caller)
+            return
+        if parked.progress is not None and exchange.operation.wants_progress:
+            caller.progressed(parked.progress)
+        for key in list(parked.asked_keys):
+            exchange.answer(key, parked.answers[key])
+        if parked.next_asks:
+            caller.asked(parked.next_asks, None)
+
+    def _drop(self, parked: Parked) -> None:
+        self._all.pop(parked.id, None)
+        if parked.timer is not None:
+            parked.timer.cancel()
+            parked.timer = None
+
+    def _expire(self, parked: Parked) -> None:
+        """L1.9: nobody came back. The server gets a plain no to each question, then the cancellation."""
+        self._drop(parked)
+        self._hub.count("parked_expired")
+        if parked.outcome is not None:
+            return
+        for ask in [*parked.asked_keys.values(), *parked.next_asks]:
+            parked.exchange.answer(ask.key, refusal(ask))
+        parked.exchange.cancel("the client did not come back with its answers")
+
+    def stop(self) -> None:
+        for parked in list(self._all.values()):
+            self._expire(parked)
+
+
+def refusal(ask: Ask) -> Answer:
+    """The answer of a client that will not answer (L1.9)."""
+    if ask.method == "elicitation/create":
+        return Answer(Raw(b'{"action":"cancel"}'))
+    if ask.method == "sampling/createMessage":
+        return Answer(fault=peer(SAMPLING_REJECTED, "the user did not approve the request"))
+    return Answer(fault=Fault(FaultKind.INTERNAL, "the client gave no answer"))
