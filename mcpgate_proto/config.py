@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from mcpgate_proto.effects import ProcessLimits
+from mcpgate_proto.effects import ProcessLimits, ServerTls
 from mcpgate_proto.limits import Limits
 
 __all__ = ["GatewayConfig", "ListenConfig", "ServerConfig"]
@@ -44,13 +44,25 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ListenConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """One place where clients come in."""
+    """One place where clients come in.
+
+    `stdio`: the process's own pipes. `unix`: newline-framed messages on a Unix socket at `socket_path`.
+    `http`: Streamable HTTP at `path`, on `host` and `port`, or on a Unix socket where `socket_path` is set;
+    with `websocket`, upgrades at the same path; with `sse`, HTTP+SSE of 2024-11-05 beside it.
+    """
 
     name: str
-    kind: Literal["stdio", "http"] = "http"
+    kind: Literal["stdio", "http", "unix"] = "http"
     host: str = "127.0.0.1"
     port: int = 0
+    socket_path: str = ""
+    socket_mode: int = 0o600
     path: str = "/mcp"
+    websocket: bool = False
+    sse: bool = False
+    sse_path: str = "/sse"
+    messages_path: str = "/messages"
+    tls: ServerTls | None = None
     # Names besides loopback and the bound address that `Host` may carry, and origins that may call.
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()

@@ -26,6 +26,7 @@ __all__ = [
     "Resolve",
     "ResumeAccept",
     "ResumeRead",
+    "ServerTls",
     "ShutdownWrite",
     "Signal",
     "Spawn",
@@ -87,6 +88,16 @@ class TlsFacts(Value, frozen=True, gc=False, kw_only=True):
     peer_subject: str | None = None
 
 
+class ServerTls(Value, frozen=True, gc=False, kw_only=True):
+    """How a listener secures connections. `client_ca_file`: whose client certificates are accepted;
+    `require_client`: a client without one is refused. The files are read again when they change."""
+
+    cert_file: str
+    key_file: str
+    client_ca_file: str | None = None
+    require_client: bool = False
+
+
 class ProcessLimits(Value, frozen=True, gc=False, kw_only=True):
     """Resource limits for a child; `None` leaves the inherited limit."""
 
@@ -106,7 +117,8 @@ class Record(Value, frozen=True, gc=False):
 class Listen(Value, frozen=True, gc=False, kw_only=True):
     """Open a listener. Answer with `Gateway.listening` or `Gateway.listen_failed`.
 
-    `kind` "stdio" means the process's own stdin and stdout: accept once.
+    `kind` "stdio" means the process's own stdin and stdout: accept once. "unix" has a `path`, created with
+    `mode`. With `tls`, each accepted connection is followed by `Gateway.secured` before any of its bytes.
     """
 
     listener: str
@@ -114,6 +126,8 @@ class Listen(Value, frozen=True, gc=False, kw_only=True):
     host: str = ""
     port: int = 0
     path: str = ""
+    mode: int = 0o600
+    tls: ServerTls | None = None
 
 
 class Unlisten(Value, frozen=True, gc=False):

@@ -107,10 +107,7 @@ class Gateway:
             self._add_server(server.name)
         for listen in config.listeners:
             self._listeners[listen.name] = Listener(listen)
-            if listen.kind == "stdio":
-                self._hub.put(Listen(listener=listen.name, kind="stdio"))
-            else:
-                self._hub.put(Listen(listener=listen.name, kind="tcp", host=listen.host, port=listen.port))
+            self._hub.put(_listen(listen))
 
     def _add_server(self, name: str) -> None:
         config = next(one for one in self._hub.config.servers if one.name == name)
@@ -174,8 +171,9 @@ class Gateway:
         if one.door is None or one.endpoint is None:
             raise LocalProtocolError("accepted before listening")
         client: HttpClient | PipeClient
-        if one.config.kind == "stdio":
-            client = PipeClient(self._hub, self._relay, self._modern, LOCAL, self._client_gone)
+        if one.config.kind != "http":
+            who = LOCAL if one.config.kind == "stdio" else _principal(peer)
+            client = PipeClient(self._hub, self._relay, self._modern, who, self._client_gone)
         else:
             client = HttpClient(self._hub, one.door, one.endpoint, _principal(peer), self._client_gone)
         conn = self._hub.accept(client)
@@ -185,6 +183,8 @@ class Gateway:
             conn.abort()
             return conn.id
         self._clients[client] = None
+        if isinstance(client, PipeClient):
+            client.is_stdio = one.config.kind == "stdio"
         client.attach(conn)
         return conn.id
 
@@ -364,7 +364,7 @@ class Gateway:
 
     def _client_gone(self, client: HttpClient | PipeClient) -> None:
         self._clients.pop(client, None)
-        if isinstance(client, PipeClient) and not self._stopping:
+        if isinstance(client, PipeClient) and client.is_stdio and not self._stopping:
             # The end of a stdio listener starts the shutdown.
             self.shutdown(self._hub.now, self._hub.limits.eof_grace_s)
 
@@ -413,6 +413,15 @@ class Gateway:
             unsent=sum(conn.unsent for conn in self._hub.connections.values()),
             counters=dict(sorted(self._hub.counters.items())),
         )
+
+
+def _listen(config: ListenConfig) -> Listen:
+    if config.kind == "stdio":
+        return Listen(listener=config.name, kind="stdio")
+    if config.socket_path:
+        path, mode = config.socket_path, config.socket_mode
+        return Listen(listener=config.name, kind="unix", path=path, mode=mode, tls=config.tls)
+    return Listen(listener=config.name, kind="tcp", host=config.host, port=config.port, tls=config.tls)
 
 
 def _principal(peer: Peer) -> Principal:

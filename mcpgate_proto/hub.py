@@ -20,6 +20,7 @@ from mcpgate_proto.effects import (
     Emit,
     PauseRead,
     Peer,
+    ProcessLimits,
     Record,
     Resolve,
     ResumeRead,
@@ -266,11 +267,17 @@ class Hub:
         return conn
 
     def spawn(
-        self, handler: Handler, argv: tuple[str, ...], env: dict[str, str], cwd: str | None, pin: str | None
+        self,
+        handler: Handler,
+        argv: tuple[str, ...],
+        env: dict[str, str],
+        cwd: str | None,
+        pin: str | None,
+        limits: ProcessLimits | None,
     ) -> Connection:
         conn = self._new(handler)
         conn.child = True
-        self.put(Spawn(conn=conn.id, argv=argv, env=env, cwd=cwd, pin=pin))
+        self.put(Spawn(conn=conn.id, argv=argv, env=env, cwd=cwd, pin=pin, limits=limits))
         return conn
 
     def forget(self, conn: int) -> None:

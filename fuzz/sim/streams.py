@@ -7,6 +7,7 @@ Must never: tell a fact after `closed`, or two ends of one stream.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -64,6 +65,8 @@ class Stream:
         self._aborted = False
         self._status: int | None = None
         self._exit_told = False
+        self._sent = 0
+        self._marks: deque[tuple[int, Callable[[], None]]] = deque()
 
     # -- effects
 
@@ -176,10 +179,19 @@ class Stream:
 
     # -- the peer
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes, then: Callable[[], None] | None = None) -> None:
+        """`then` is called when the gateway has been told all of it."""
         if not self._in_eof and not self._peer_closed and not self.over:
             self._in += data
+            self._sent += len(data)
+            if then is not None:
+                self._marks.append((self._sent, then))
             self._arm_in()
+
+    @property
+    def unread(self) -> int:
+        """What the gateway has not been told yet."""
+        return len(self._in)
 
     def send_eof(self) -> None:
         """Half-close: nothing more is sent, what comes is still read."""
@@ -258,6 +270,8 @@ class Stream:
             del self._in[:size]
             self.in_bytes += size
             self.world.feed("received", self.conn, data)
+            while self._marks and self._marks[0][0] <= self.in_bytes:
+                self._marks.popleft()[1]()
         elif self._in_eof and not self._eof_told:
             self._tell_eof()
         if not self.over:

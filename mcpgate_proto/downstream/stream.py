@@ -50,6 +50,7 @@ class PipeClient:
         self._outlets: dict[PipeOutlet, None] = {}
         self._eof: Timer | None = None
         self._ended = False
+        self.is_stdio = True
 
     def attach(self, conn: Connection) -> None:
         self.conn = conn
@@ -116,7 +117,9 @@ class PipeClient:
                     jsonrpc.encode_error(request.id, codes.INVALID_REQUEST, "initialize in a batch")
                 )
                 return
-            self.session = ClientSession(self.hub, self._relay, "pipe", self._principal, self)
+            # One session per connection; its id names it inside the gateway only.
+            id = f"pipe {self.conn.id if self.conn is not None else 0}"
+            self.session = ClientSession(self.hub, self._relay, id, self._principal, self)
             self.session.initialize(request, PipeOutlet(self, request.id))
             return
         modern = meta.version_in(request.params) is not None

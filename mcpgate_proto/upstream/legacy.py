@@ -82,7 +82,7 @@ class LegacySession(UpstreamSession):
         self.link.speak(version)
         self.link.notify(jsonrpc.encode_notification("notifications/initialized", {}))
         self.link.listen()
-        self.ready = True
+        self.ready = self.was_ready = True
         self.host.session_ready(self)
 
     # -- requests out

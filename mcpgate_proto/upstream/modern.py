@@ -53,7 +53,7 @@ class ModernSession(UpstreamSession):
         self.instructions = values.text_of(answer, "instructions") or ""
         told = values.object_or_empty(answer.get("_meta", EMPTY)).get(meta.SERVER_INFO)
         self.server_info = jsonrpc.detach(told) if told is not None else EMPTY
-        self.ready = True
+        self.ready = self.was_ready = True
         self.host.session_ready(self)
         self._relisten()
 

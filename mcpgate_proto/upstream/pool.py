@@ -56,6 +56,8 @@ class UpstreamServer:
         self.eras: dict[Era, bool | None] = {Era.LEGACY: None, Era.MODERN: None}
         if config.era != "auto":
             self.eras = {era: era.value == config.era for era in Era}
+        # Eras in which a session has been ready once: what was only assumed of the others is asked again.
+        self._proven: dict[Era, bool] = {}
         self._waiting: list[Waiter] = []
         self._probe: Probe | None = None
         self._http: HttpPool | None = None
@@ -428,6 +430,7 @@ class UpstreamServer:
 
     def session_ready(self, session: UpstreamSession) -> None:
         self.eras[session.era] = True
+        self._proven[session.era] = True
         self._failures = 0
         self._reason = ""
         self.hub.emit("info", "server_ready", server=self.name, era=session.era.value, pid=session.link.pid)
@@ -448,7 +451,7 @@ class UpstreamServer:
         self.listener.replan(self.name, exchange.operation, done)
 
     def session_over(self, session: UpstreamSession, reason: str, fault: Fault | None) -> None:
-        was_ready = session in self.sessions and bool(session.capabilities or session.server_info != EMPTY)
+        was_ready = session.was_ready
         self.sessions.pop(session, None)  # type: ignore[call-overload]
         if self._stopped:
             return
@@ -458,6 +461,9 @@ class UpstreamServer:
         self.hub.emit("notice", "server_session_over", server=self.name, reason=reason, **_stderr(session))
         if reason in QUIET:
             return
+        if not was_ready and not self._proven and self.config.era == "auto":
+            # F17: the assumption failed, or nothing was learned at all.
+            self.eras = {Era.LEGACY: None, Era.MODERN: None}
         self._failed(reason)
         if was_ready:
             for kind in ("tools", "prompts", "resources"):

@@ -79,6 +79,7 @@ class UpstreamSession:
         self.link = link
         link.owner = self
         self.ready = False
+        self.was_ready = False
         self.over = False
         self.capabilities: Members = {}
         self.instructions: str = ""

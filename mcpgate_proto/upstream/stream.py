@@ -19,10 +19,14 @@ from mcpgate_proto.wire import jsonrpc, lines
 __all__ = ["ChildLink"]
 
 
+EXIT_WAIT_S = 0.5
+
+
 class Stage(Enum):
     NEW = "new"
     STARTING = "starting"
     UP = "up"
+    ENDING = "ending"  # one of exit and end of output has come, the other is about to
     STOPPING = "stopping"
     GONE = "gone"
 
@@ -55,7 +59,7 @@ class ChildLink:
         config = self._config
         self.stage = Stage.STARTING
         argv = (config.command, *config.args)
-        self._conn = self._hub.spawn(self, argv, config.env, config.cwd, config.pin)
+        self._conn = self._hub.spawn(self, argv, config.env, config.cwd, config.pin, config.process_limits)
 
     def request(self, outgoing: Outgoing) -> None:
         self._open[outgoing.id] = None
@@ -112,7 +116,9 @@ class ChildLink:
     def stop(self) -> None:
         if self.stage in (Stage.STOPPING, Stage.GONE) or self._conn is None:
             return
-        up = self.stage is Stage.UP
+        up = self.stage in (Stage.UP, Stage.ENDING)
+        if self._step is not None:
+            self._step.cancel()
         self.stage = Stage.STOPPING
         self._conn.release("clients are slow")
         if not up:
@@ -165,7 +171,7 @@ class ChildLink:
             self._spoke = True
             if isinstance(message, jsonrpc.Result | jsonrpc.ErrorReply) and isinstance(message.id, int):
                 self._done(message.id)
-            if self.stage is Stage.UP:
+            if self.stage in (Stage.UP, Stage.ENDING):
                 self.owner.link_message(message, None)
 
     def _not_a_message(self, line: bytes) -> None:
@@ -189,10 +195,29 @@ class ChildLink:
         for line in self._lines.receive_eof():
             if isinstance(line, bytes):
                 self._line(line)
-        if self.stage is Stage.UP:
-            self.stop()
-            # Give the exit status a moment to arrive, so that the reason can name it; the loss is told now.
-            self._gone("it closed its stdout")
+        if self.stage is Stage.ENDING:
+            self._gone(self._ended())
+        elif self.stage is Stage.UP:
+            # The exit status is about to come, most likely, and makes the better reason.
+            self._end_soon("it closed its stdout")
+
+    def _end_soon(self, reason: str) -> None:
+        self.stage = Stage.ENDING
+        self._step = self._hub.after(EXIT_WAIT_S, "child end", lambda: self._lingering(reason))
+
+    def _lingering(self, reason: str) -> None:
+        """Only one of the two came: the other end is not waited for any longer."""
+        self._step = None
+        self._gone(reason)
+        if self._conn is not None and self._status is None:
+            self._conn.shutdown_write()
+            self._step = self._hub.after(self._hub.limits.stop_wait_s, "child stop", self._terminate)
+
+    def _ended(self) -> str:
+        status = self._status
+        if status is None:
+            return "it closed its stdout"
+        return f"it ended (exit code {status})" if status >= 0 else f"it ended (signal {-status})"
 
     def received_stderr(self, data: bytes) -> None:
         for line in self._stderr.receive(data):
@@ -204,13 +229,15 @@ class ChildLink:
 
     def exited(self, status: int) -> None:
         self._status = status
-        ended = f"exit code {status}" if status >= 0 else f"signal {-status}"
         self._hub.emit("info", "child_exited", server=self._config.name, status=status)
         # Descendants of a launcher (npx, uvx) may live on in the group: they go with it.
         if self._conn is not None:
             self._conn.signal("KILL")
         if self.stage is Stage.UP:
-            self._gone(f"it ended ({ended})")
+            # What it wrote last may still be in the pipe: the answer before an exit is not lost.
+            self._end_soon(self._ended())
+        elif self.stage is Stage.ENDING:
+            self._gone(self._ended())
 
     def pressed(self, high: bool) -> None:
         self.owner.link_pressed(high)
@@ -224,6 +251,9 @@ class ChildLink:
 
     def _gone(self, reason: str) -> None:
         """Tell the owner once. A child that still lives after this goes on being stopped."""
+        if self.stage is Stage.ENDING and self._step is not None:
+            self._step.cancel()
+            self._step = None
         told, self.stage = self.stage, Stage.GONE
         if told is not Stage.GONE:
             self._open.clear()

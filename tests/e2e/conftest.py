@@ -1,35 +1,101 @@
-"""Fixtures of the end-to-end tests: factories whose products are ended with the test."""
+"""Fixtures of the end-to-end tests: a world of peers for the whole session, and factories for single tests.
+
+Must never: let a process outlive the fixture that started it.
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from e2e.harness import Gateway, Peer, Process, SdkClient, toml
+from e2e.harness import LEGACY, MODERN, Gateway, Peer, Process, SdkClient, environment, toml
 
 Owned = list[Process]
 MakePeer = Callable[..., Peer]
 MakeGateway = Callable[..., Gateway]
 MakeClient = Callable[..., SdkClient]
+MODES = {"legacy": LEGACY, "auto": MODERN}
+FEATURES = "elicit,sample,roots"
+
+
+def end_all(processes: Owned) -> None:
+    """The last one started is ended first."""
+    for process in reversed(processes):
+        process.end()
+
+
+@dataclass
+class World:
+    """One gateway, four servers, and clients of both eras, shared by the tests that leave them whole."""
+
+    peers: dict[str, Peer]
+    gateway: Gateway
+    # By mode; two of each.
+    clients: dict[str, list[SdkClient]]
+    owned: Owned = field(default_factory=list)
+
+
+def write_config(folder: Path, servers: list[Any], listen: list[dict[str, Any]] | None, tables: Any) -> Path:
+    listeners = listen or [{"kind": "http", "port": 0}, {"kind": "stdio", "name": "control"}]
+    config = {
+        **tables,
+        "listen": listeners,
+        "server": [one.config() if isinstance(one, Peer) else one for one in servers],
+    }
+    path = folder / "mcpgate.toml"
+    path.write_text(toml(config))
+    return path
+
+
+@pytest.fixture(scope="session")
+def world(
+    sdk_python: str, sdk1_python: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[World]:
+    """alpha and beta speak both eras, gamma and delta legacy ones; beta and delta are on HTTP."""
+    folder = tmp_path_factory.mktemp("world")
+    kinds = {"alpha": (2, False), "beta": (2, True), "gamma": (1, False), "delta": (1, True)}
+    owned: Owned = []
+    try:
+        peers = {}
+        for name, (sdk, http) in kinds.items():
+            peer = Peer(sdk_python if sdk == 2 else sdk1_python, f"server{sdk}.py", name, folder, http)
+            owned += [peer.process] if peer.process is not None else []
+            peers[name] = peer
+        gateway = Gateway("serve", "-c", str(write_config(folder, list(peers.values()), None, {})))
+        owned.append(gateway)
+        clients: dict[str, list[SdkClient]] = {mode: [] for mode in MODES}
+        for mode in MODES:
+            for name in ("anna", "bert"):
+                options = {"url": gateway.url, "mode": mode, "name": name, "features": FEATURES}
+                if mode == "auto":
+                    # A modern client says with each request which logs it wants.
+                    options["log_level"] = {"anna": "debug", "bert": "error"}[name]
+                clients[mode].append(SdkClient(sdk_python, **options))
+                owned.append(clients[mode][-1])
+        yield World(peers, gateway, clients, owned)
+    finally:
+        end_all(owned)
 
 
 @pytest.fixture
 def owned() -> Iterator[Owned]:
-    """Processes of this test; the last one started is ended first."""
+    """Processes of this test."""
     processes: Owned = []
     yield processes
-    for process in reversed(processes):
-        process.end()
+    end_all(processes)
 
 
 @pytest.fixture
 def make_peer(request: pytest.FixtureRequest, tmp_path: Path, owned: Owned) -> MakePeer:
     """A server on the SDK. `sdk` 2 speaks both eras, 1 only legacy ones."""
 
-    def make(name: str = "alpha", *, sdk: int = 2, http: bool = False) -> Peer:
+    def make(name: str = "solo", *, sdk: int = 2, http: bool = False) -> Peer:
         python = request.getfixturevalue("sdk_python" if sdk == 2 else "sdk1_python")
         peer = Peer(python, f"server{sdk}.py", name, tmp_path, http)
         if peer.process is not None:
@@ -41,10 +107,10 @@ def make_peer(request: pytest.FixtureRequest, tmp_path: Path, owned: Owned) -> M
 
 @pytest.fixture
 def run_gateway(owned: Owned) -> MakeGateway:
-    """`mcpgate run` in front of one stdio peer."""
+    """`mcpgate run` in front of one stdio command."""
 
-    def run(peer: Peer, *options: str) -> Gateway:
-        gateway = Gateway("run", "--port", "0", *options, "--", *peer.argv)
+    def run(argv: list[str], *options: str, env: dict[str, str] | None = None) -> Gateway:
+        gateway = Gateway("run", "--port", "0", *options, "--", *argv, env=env)
         owned.append(gateway)
         return gateway
 
@@ -57,20 +123,12 @@ def serve_gateway(owned: Owned, tmp_path: Path) -> MakeGateway:
 
     def serve(
         servers: list[Peer | dict[str, Any]],
-        *,
-        options: tuple[str, ...] = (),
+        *options: str,
         listen: list[dict[str, Any]] | None = None,
         **tables: Any,
     ) -> Gateway:
-        listeners = listen or [{"kind": "http", "port": 0}, {"kind": "stdio", "name": "control"}]
-        config = {
-            **tables,
-            "listen": listeners,
-            "server": [one.config() if isinstance(one, Peer) else one for one in servers],
-        }
-        path = tmp_path / "mcpgate.toml"
-        path.write_text(toml(config))
-        only_stdio = all(one["kind"] == "stdio" for one in listeners)
+        path = write_config(tmp_path, servers, listen, tables)
+        only_stdio = listen is not None and all(one["kind"] == "stdio" for one in listen)
         gateway = Gateway("serve", "-c", str(path), *options, stdio=only_stdio)
         owned.append(gateway)
         return gateway
@@ -80,11 +138,15 @@ def serve_gateway(owned: Owned, tmp_path: Path) -> MakeGateway:
 
 @pytest.fixture
 def make_client(sdk_python: str, owned: Owned) -> MakeClient:
-    """A client on the SDK, at the gateway's address or (with `stdio`) in front of a command."""
+    """A client on the SDK, at an address or (with `command`) in front of `mcpgate COMMAND...`."""
 
-    def make(gateway: Gateway | str = "", **options: str) -> SdkClient:
-        url = gateway.url if isinstance(gateway, Gateway) else gateway
-        client = SdkClient(sdk_python, **({"url": url} if url else {}), **options)
+    def make(gateway: Gateway | None = None, command: list[str] | None = None, **options: str) -> SdkClient:
+        if gateway is not None:
+            options["url"] = gateway.url
+        if command is not None:
+            options["stdio"] = json.dumps([sys.executable, "-m", "mcpgate", *command])
+            options["env"] = json.dumps(environment())
+        client = SdkClient(sdk_python, **options)
         owned.append(client)
         return client
 

@@ -7,6 +7,7 @@ Must never: sleep and hope. Every wait is for an event, and ends in an error tha
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -191,9 +192,11 @@ class SdkClient(Process):
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
         super().__init__([python, str(PEERS / "client2.py"), *flags])
         self._last = 0
-        self._seen: dict[int, list[dict[str, Any]]] = {}
-        self._read_to = 0
-        self.ready: dict[str, Any] = self.event("ready")
+
+    @functools.cached_property
+    def ready(self) -> dict[str, Any]:
+        """What it learned of the server when it connected."""
+        return self.event("ready")
 
     def messages(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.out]
@@ -270,18 +273,24 @@ class JournalFile:
 
 
 class Peer:
-    """An SDK server: how to start it, and its journal. With `http` it runs already, at `url`."""
+    """An SDK server: how to start it, and its journal. With `http` it is started here."""
 
     def __init__(self, python: str, script: str, name: str, folder: Path, http: bool) -> None:
         self.name = name
         self.journal = JournalFile(folder / f"{name}.journal")
         self.argv = [python, str(PEERS / script), "--name", name, "--journal", str(self.journal.path)]
         self.process: Process | None = None
-        self.url = ""
         if http:
             self.process = Process([*self.argv, "--http"])
-            ready = self.process.wait_for(lambda: self.process and self.process.out[:1], "ready line")
-            self.url = f"http://127.0.0.1:{json.loads(ready[0])['ready']}/mcp"
+
+    @functools.cached_property
+    def url(self) -> str:
+        """Its address; nothing for one on stdio."""
+        process = self.process
+        if process is None:
+            return ""
+        ready = process.wait_for(lambda: process.out[:1], "ready line")
+        return f"http://127.0.0.1:{json.loads(ready[0])['ready']}/mcp"
 
     def config(self, **more: Any) -> dict[str, Any]:
         """Its `[[server]]` table."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
-
 import pytest
 
-from e2e.conftest import MakeClient, MakeGateway, MakePeer
-from e2e.harness import LEGACY, MODERN, SdkClient, environment
+from e2e.conftest import MODES, MakeClient, MakeGateway, MakePeer, World
+from e2e.harness import LEGACY, PREFIX, SdkClient
 
-MODES = {"legacy": LEGACY, "auto": MODERN}
+NAMES = ["alpha", "beta", "gamma", "delta"]
+DUAL = ["alpha", "beta"]
 
 
 def use_everything(client: SdkClient, name: str, prefix: str = "") -> None:
@@ -46,91 +44,88 @@ def use_everything(client: SdkClient, name: str, prefix: str = "") -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_feature(mode: str, name: str, world: World) -> None:
+    client = world.clients[mode][0]
+    assert client.ready["version"] == MODES[mode]
+    use_everything(client, name, name + "__")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_joined_lists_are_in_the_order_of_the_config(mode: str, world: World) -> None:
+    client = world.clients[mode][0]
+    assert set(client.ready["capabilities"]) >= {"tools", "resources", "prompts", "completions"}
+    for kind, members in (("tools", "who"), ("prompts", "greet")):
+        listed = [one["name"] for one in client.do(kind)[kind]]
+        assert [one for one in listed if one.endswith("__" + members)] == [f"{n}__{members}" for n in NAMES]
+    uris = [one["uri"] for one in client.do("resources")["resources"]]
+    assert [one for one in uris if one.startswith("test://")] == [f"test://{name}/text" for name in NAMES]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", DUAL)
+def test_each_client_meets_a_dual_server_in_its_own_era(mode: str, name: str, world: World) -> None:
+    said = f"{mode} says hello"
+    world.clients[mode][0].call(f"{name}__echo", text=said)
+    journal = world.peers[name].journal
+    (call,) = [one for one in journal.messages("tools/call") if one["params"]["arguments"] == {"text": said}]
+    version = call["params"].get("_meta", {}).get(PREFIX + "protocolVersion")
+    assert version == (None if mode == "legacy" else MODES[mode])
+
+
+def test_legacy_sessions_are_opened_in_the_newest_legacy_revision(world: World) -> None:
+    for name in NAMES:
+        world.clients["legacy"][0].call(f"{name}__who")
+        opened = world.peers[name].journal.messages("initialize")
+        assert opened and all(one["params"]["protocolVersion"] == LEGACY for one in opened)
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_run_is_transparent(
     mode: str, make_peer: MakePeer, run_gateway: MakeGateway, make_client: MakeClient
 ) -> None:
-    client = make_client(run_gateway(make_peer()), mode=mode)
+    client = make_client(run_gateway(make_peer().argv), mode=mode)
     assert client.ready["version"] == MODES[mode]
-    assert client.ready["instructions"] == "ask alpha"
-    assert set(client.ready["capabilities"]) >= {"tools", "resources", "prompts", "completions"}
-    use_everything(client, "alpha")
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_serve_joins_servers(
-    mode: str, make_peer: MakePeer, serve_gateway: MakeGateway, make_client: MakeClient
-) -> None:
-    """Dual-era on stdio, dual-era on HTTP, and a legacy one: a client sees those of its own era."""
-    peers = [make_peer("alpha"), make_peer("beta", http=True), make_peer("gamma", sdk=1)]
-    client = make_client(serve_gateway(peers), mode=mode)
-    assert client.ready["version"] == MODES[mode]
-    names = ["alpha", "beta", "gamma"] if mode == "legacy" else ["alpha", "beta"]
-    for name in names:
-        use_everything(client, name, name + "__")
-    listed = [tool["name"] for tool in client.do("tools")["tools"]]
-    assert [one for one in listed if one.endswith("__who")] == [f"{name}__who" for name in names]
-
-
-@pytest.mark.parametrize("sdk", [1, 2])
-@pytest.mark.parametrize("http", [False, True], ids=["stdio", "http"])
-def test_legacy_client_with_each_server(
-    sdk: int, http: bool, make_peer: MakePeer, serve_gateway: MakeGateway, make_client: MakeClient
-) -> None:
-    peer = make_peer("solo", sdk=sdk, http=http)
-    client = make_client(serve_gateway([peer]), mode="legacy")
+    assert client.ready["instructions"] == "ask solo"
     use_everything(client, "solo")
-    opened = peer.journal.messages("initialize")
-    assert len(opened) >= 1
-    assert all(one["params"]["protocolVersion"] == LEGACY for one in opened)
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("http", [False, True], ids=["stdio", "http"])
-def test_each_client_meets_its_own_era(
-    mode: str, http: bool, make_peer: MakePeer, serve_gateway: MakeGateway, make_client: MakeClient
-) -> None:
-    peer = make_peer("solo", http=http)
-    client = make_client(serve_gateway([peer]), mode=mode)
-    assert client.call("echo", text="hello") == "hello"
-    (call,) = peer.journal.messages("tools/call")
-    assert ("io.modelcontextprotocol/protocolVersion" in call["params"].get("_meta", {})) == (mode == "auto")
-
-
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("sdk", [1, 2])
-def test_connect_speaks_stdio(mode: str, sdk: int, make_peer: MakePeer, make_client: MakeClient) -> None:
+def test_connect_speaks_stdio(mode: str, world: World, make_client: MakeClient) -> None:
     """A client that starts `mcpgate connect URL` as its server."""
-    if sdk == 1 and mode == "auto":
-        pytest.skip("the SDK's client tries the modern era first: see test_auto_client_falls_back")
-    peer = make_peer("remote", sdk=sdk, http=True)
-    argv = [sys.executable, "-m", "mcpgate", "connect", peer.url]
-    client = make_client(stdio=json.dumps(argv), env=json.dumps(environment()), mode=mode)
+    client = make_client(command=["connect", world.peers["beta"].url], mode=mode)
     assert client.ready["version"] == MODES[mode]
-    use_everything(client, "remote")
+    use_everything(client, "beta")
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("http", [False, True], ids=["stdio", "http"])
-def test_five_megabytes(
-    mode: str, http: bool, make_peer: MakePeer, serve_gateway: MakeGateway, make_client: MakeClient
-) -> None:
-    client = make_client(serve_gateway([make_peer("solo", http=http)]), mode=mode)
+@pytest.mark.parametrize("name", NAMES)
+def test_five_megabytes(mode: str, name: str, world: World) -> None:
     size = 5 * 1024 * 1024
-    result = client.do("call", name="big", arguments={"size": size})
+    result = world.clients[mode][0].do("call", name=f"{name}__big", arguments={"size": size})
     assert result["content"][0]["length"] == size
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("http", [False, True], ids=["stdio", "http"])
-def test_a_long_call_with_progress(
-    mode: str, http: bool, make_peer: MakePeer, serve_gateway: MakeGateway, make_client: MakeClient
+def test_a_long_call_with_progress(world: World) -> None:
+    """All at once: each client of each era at each of its servers."""
+    calls = [
+        (client, client.start("call", name=f"{name}__steps", arguments={"count": 100}, progress=True))
+        for mode, clients in world.clients.items()
+        for client in clients
+        for name in (NAMES if mode == "legacy" else DUAL)
+    ]
+    for client, number in calls:
+        assert client.outcome(number)["ok"]["content"][0]["text"] == "100 steps"
+        reported = [one["done"] for one in client.events("progress", n=number)]
+        assert reported == sorted(set(reported)) and reported[-1] == 100
+        assert len(reported) > 50
+
+
+def test_progress_winds_up_the_clock_of_a_call(
+    make_peer: MakePeer, serve_gateway: MakeGateway, make_client: MakeClient
 ) -> None:
-    """Progress winds up the clock of a call, which takes longer than the server's `timeout` in all."""
-    peer = make_peer("solo", http=http)
-    gateway = serve_gateway([peer.config(timeout=1.0)])
-    client = make_client(gateway, mode=mode)
-    number = client.start("call", name="steps", arguments={"count": 150}, progress=True)
-    assert client.outcome(number)["ok"]["content"][0]["text"] == "150 steps"
-    reported = [one["done"] for one in client.events("progress", n=number)]
-    assert reported == sorted(set(reported)) and reported[-1] == 150
-    assert len(reported) > 100
+    """A call that takes longer than the server's `timeout` in all, but is never silent that long."""
+    gateway = serve_gateway([make_peer().config(timeout=0.5)])
+    client = make_client(gateway, mode="auto")
+    number = client.start("call", name="steps", arguments={"count": 100}, progress=True)
+    assert client.outcome(number)["ok"]["content"][0]["text"] == "100 steps"
