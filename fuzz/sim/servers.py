@@ -349,7 +349,7 @@ class HttpConn:
             server.sessions[id] = talk
             self._headers["minted"] = id
             talk.send = lambda told: self._on_get(id, told)
-            talk.on_end = self.stream.reset
+        talk.on_end = self.stream.reset
         self.talk = talk
         talk.message(message, self._reply)
         self.job = talk.live.get(message["id"])

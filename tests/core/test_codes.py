@@ -163,10 +163,10 @@ def test_reading(read: Any, code: int, data: Any, method: str, kind: FaultKind) 
         assert fault.uri == URI
 
 
-def test_missing_capability_is_read_from_modern_servers_only() -> None:
+def test_missing_capability_means_the_same_from_either_era_when_it_is_whole() -> None:
     data = raw({"requiredCapabilities": {"roots": {}}})
-    assert from_modern_error(-32021, "m", data, "tools/call", {}) == missing_capability(raw({"roots": {}}))
-    assert from_legacy_error(-32021, "m", data, "tools/call", {}).kind is FaultKind.PEER
+    for read in (from_modern_error, from_legacy_error):
+        assert read(-32021, "m", data, "tools/call", {}) == missing_capability(raw({"roots": {}}))
     for broken in (Raw(b""), raw({}), raw({"requiredCapabilities": ["roots"]}), raw([])):
         assert from_modern_error(-32021, "m", broken, "tools/call", {}).kind is FaultKind.PEER
 

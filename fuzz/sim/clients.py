@@ -1,0 +1,620 @@
+"""Model clients: stdio and Streamable HTTP, legacy and modern.
+
+Owns: requests with their ids, nonces and answers (`Call`), the answers to servers' questions, cancellation,
+and the record that checkers read.
+Must never: accept in silence what a gateway must not send: every such thing goes to `problems`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from fuzz.sim import http
+from fuzz.sim.streams import Faults, Stream
+from fuzz.sim.talk import META, MODERN, Message, error, result
+
+if TYPE_CHECKING:
+    from fuzz.sim.world import World
+
+__all__ = ["Call", "Client", "HttpClient", "LegacyHttp", "LegacyPipe", "ModernHttp", "ModernPipe", "Wire"]
+
+FORM = {"elicitation": {}}
+
+
+class Call:
+    """One request of a client, and all that came back for it."""
+
+    def __init__(self, client: Client, id: Any, method: str, params: Message) -> None:
+        self.client = client
+        self.id = id
+        self.method = method
+        self.params = params
+        self.nonce: str = (params.get("arguments") or {}).get("nonce", "")
+        self.sent_at = client.world.now
+        self.answered_at = 0.0
+        self.answer: Message | None = None
+        self.answers = 0
+        self.status = 0
+        self.headers: http.Headers = {}
+        self.notes: list[tuple[float, Message]] = []
+        self.comments: list[float] = []
+        self.event_ids: list[str] = []
+        self.closed = False  # its connection ended without an answer
+        self.cancelled = False
+        self.cancel_seen = False  # the gateway has been told of it
+        self.next: Call | None = None  # the retry of an `input_required` round
+        self.wire: Wire | None = None
+
+    @property
+    def over(self) -> bool:
+        return self.answer is not None or self.closed
+
+    @property
+    def last(self) -> Call:
+        return self if self.next is None else self.next.last
+
+    @property
+    def settled(self) -> bool:
+        """Answered for good, or known to stay without an answer."""
+        last = self.last
+        return last.over or last.cancelled
+
+    @property
+    def text(self) -> str:
+        """The text of a tool's result."""
+        assert self.last.answer is not None, f"no answer to {self.method} {self.nonce}"
+        return str(self.last.answer["result"]["content"][0]["text"])
+
+    @property
+    def result(self) -> Message:
+        assert self.last.answer is not None, f"no answer to {self.method} {self.nonce}"
+        return self.last.answer["result"]  # type: ignore[no-any-return]
+
+    @property
+    def error(self) -> Message:
+        assert self.last.answer is not None, f"no answer to {self.method} {self.nonce}"
+        return self.last.answer["error"]  # type: ignore[no-any-return]
+
+    @property
+    def code(self) -> int | None:
+        answer = self.last.answer
+        return answer["error"]["code"] if answer is not None and "error" in answer else None
+
+    @property
+    def took(self) -> float:
+        return self.last.answered_at - self.sent_at
+
+
+class Client:
+    """What all model clients share."""
+
+    modern = False
+
+    def __init__(self, world: World, name: str, *, capabilities: Message | None = None) -> None:
+        self.world = world
+        self.name = name
+        self.capabilities = capabilities if capabilities is not None else {}
+        self.calls: list[Call] = []
+        self.notes: list[tuple[float, Message]] = []
+        self.questions: list[Message] = []
+        self.problems: list[str] = []
+        self.answer_after: float | None = 0.0  # None: never answers a question
+        self.prefix = ""
+        self.dead = False
+        self._next = 1
+        self._nonces = 0
+        self.on_answer: Callable[[Call], None] = lambda call: None
+
+    # -- requests
+
+    def fresh(self) -> str:
+        self._nonces += 1
+        return f"{self.name}/{self._nonces}"
+
+    def tool(self, name: str, *, id: Any = None, token: Any = None, meta: Message | None = None, **args: Any) -> Call:
+        """Call a tool with a nonce of this client's."""
+        args.setdefault("nonce", self.fresh())
+        params: Message = {"name": self.prefix + name, "arguments": args}
+        if token is not None:
+            meta = {**(meta or {}), "progressToken": token}
+        return self.request("tools/call", params, id=id, meta=meta)
+
+    def request(self, method: str, params: Message | None = None, *, id: Any = None, meta: Message | None = None) -> Call:
+        if id is None:
+            id = self._next
+            self._next += 1
+        params = dict(params or {})
+        meta = {**self.base_meta(), **(meta or {})}
+        if meta:
+            params["_meta"] = meta
+        call = Call(self, id, method, params)
+        self.calls.append(call)
+        self.send_request(call, {"jsonrpc": "2.0", "id": id, "method": method, "params": params})
+        return call
+
+    def base_meta(self) -> Message:
+        if not self.modern:
+            return {}
+        return {
+            META + "protocolVersion": MODERN,
+            META + "clientCapabilities": self.capabilities,
+            META + "clientInfo": {"name": self.name, "version": "1"},
+        }
+
+    def send_request(self, call: Call, message: Message) -> None:
+        raise NotImplementedError
+
+    def reply(self, message: Message) -> None:
+        raise NotImplementedError
+
+    # -- answers
+
+    def answered(self, call: Call, message: Message) -> None:
+        call.answers += 1
+        if call.answers > 1:
+            self.problem(f"a second answer to {call.method} {call.id} {call.nonce} (I1)")
+            return
+        if call.cancelled and call.cancel_seen and not self._may_cross(call):
+            self.problem(f"an answer to {call.nonce} after its cancellation (I6)")
+        call.answer = message
+        call.answered_at = self.world.now
+        self.world.say(f"{self.name} has the answer to {call.method} {call.nonce}")
+        self._check_nonce(call, message)
+        value = message.get("result")
+        if self.modern and isinstance(value, dict) and value.get("resultType") == "input_required":
+            self._input_required(call, value)
+        self.on_answer(call)
+
+    def _may_cross(self, call: Call) -> bool:
+        """Whether an answer was on its way already when the cancellation arrived."""
+        return True
+
+    def _check_nonce(self, call: Call, message: Message) -> None:
+        if not call.nonce or "result" not in message or "content" not in message["result"]:
+            return
+        told = str(message["result"]["content"][0]["text"])
+        nonce, _, answer = told.partition("|")
+        if nonce != call.nonce:
+            self.problem(f"asked for {call.nonce}, was given {told!r} (I2)")
+        elif answer not in ("", "cannot ask", "refused", f"{self.name} says {nonce}"):
+            self.problem(f"asked for {call.nonce}, but somebody else answered the question: {told!r} (I2)")
+
+    def problem(self, told: str) -> None:
+        self.problems.append(f"{self.world.elapsed:.3f} {self.name}: {told}")
+
+    def _input_required(self, call: Call, value: Message) -> None:
+        wanted = value.get("inputRequests") or {}
+        for request in wanted.values():
+            self.questions.append(request)
+            self._own_question(request["params"])
+        if self.answer_after is None:
+            return
+        params = {name: one for name, one in call.params.items() if name not in ("_meta", "requestState", "inputResponses")}
+        if wanted:
+            params["inputResponses"] = {key: self._told(one["params"]) for key, one in wanted.items()}
+        if "requestState" in value:
+            params["requestState"] = value["requestState"]
+
+        def retry() -> None:
+            if not self.dead:
+                call.next = self.request(call.method, params)
+
+        self.world.after(self.answer_after, retry)
+
+    def _own_question(self, params: Message) -> None:
+        nonce = str(params.get("message", ""))
+        if "/" in nonce and not nonce.startswith(self.name + "/"):
+            self.problem(f"was asked {nonce}, which is not its own (I2)")
+
+    def _told(self, params: Message) -> Message:
+        return {"action": "accept", "content": {"answer": f"{self.name} says {params.get('message', '')}"}}
+
+    def asked(self, message: Message) -> None:
+        """A server asks, by request (legacy)."""
+        if self.modern:
+            self.problem(f"a modern client was sent a request: {message['method']}")
+            return
+        if message["method"] == "ping":
+            self.reply(result(message["id"], {}))
+            return
+        self.questions.append(message)
+        self._own_question(message.get("params") or {})
+        if self.answer_after is None:
+            return
+
+        def answer() -> None:
+            if self.dead:
+                return
+            if message["method"] == "elicitation/create":
+                self.reply(result(message["id"], self._told(message["params"])))
+            elif message["method"] == "roots/list":
+                self.reply(result(message["id"], {"roots": [{"uri": f"file:///{self.name}"}]}))
+            else:
+                self.reply(error(message["id"], -32601, "not offered"))
+
+        self.world.after(self.answer_after, answer)
+
+
+class PipeClient(Client):
+    """Over one stream, newline-framed."""
+
+    stream: Stream
+
+    def __init__(self, world: World, name: str, listener: str = "stdio", *, capabilities: Message | None = None) -> None:
+        super().__init__(world, name, capabilities=capabilities)
+        self.listener = listener
+        self._data = bytearray()
+        self._open: dict[Any, list[Call]] = {}
+        self.got_at = 0
+
+    def open(self) -> PipeClient:
+        if not self.world.net.connect(self.listener, self, "stdio"):
+            self.dead = True
+        return self
+
+    def opened(self) -> None:
+        pass
+
+    def send_request(self, call: Call, message: Message) -> None:
+        self._open.setdefault(key(call.id), []).append(call)
+        self.send(message)
+
+    def send(self, message: Message, then: Callable[[], None] | None = None) -> None:
+        if not self.dead:
+            self.stream.send(json.dumps(message).encode() + b"\n", then)
+
+    def reply(self, message: Message) -> None:
+        self.send(message)
+
+    def data(self, data: bytes) -> None:
+        self._data += data
+        while (at := self._data.find(b"\n")) >= 0:
+            line = bytes(self._data[:at])
+            del self._data[: at + 1]
+            self.got_at += at + 1
+            told = json.loads(line)
+            for message in told if isinstance(told, list) else [told]:
+                self._message(message)
+
+    def _message(self, message: Message) -> None:
+        if "method" in message:
+            if "id" in message:
+                self.asked(message)
+            else:
+                self.notes.append((self.world.now, message))
+            return
+        waiting = self._open.get(key(message.get("id")))
+        if not waiting:
+            self.problem(f"an answer to nothing that was asked: {message} (I1)")
+            return
+        self.answered(waiting.pop(0), message)
+
+    def cancel(self, call: Call, reason: str = "changed my mind") -> None:
+        call.cancelled = True
+
+        def seen() -> None:
+            call.cancel_seen = True
+            call.cancel_mark = self.stream.out_bytes  # type: ignore[attr-defined]
+
+        params = {"requestId": call.id, "reason": reason}
+        self.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}, seen)
+
+    def _may_cross(self, call: Call) -> bool:
+        return self.got_at <= call.cancel_mark  # type: ignore[attr-defined,no-any-return]
+
+    def eof(self) -> None:
+        self._lost()
+
+    def gone(self) -> None:
+        self._lost()
+
+    def _lost(self) -> None:
+        self.dead = True
+        for waiting in self._open.values():
+            for call in waiting:
+                call.closed = True
+        self._open.clear()
+
+    def leave(self) -> None:
+        """Close stdin, as clients do."""
+        self.stream.send_eof()
+
+
+class LegacyPipe(PipeClient):
+    version = "2025-11-25"
+
+    def open(self) -> LegacyPipe:
+        super().open()
+        self.hello = self.initialize()
+        return self
+
+    def initialize(self) -> Call:
+        params = {
+            "protocolVersion": self.version,
+            "capabilities": self.capabilities,
+            "clientInfo": {"name": self.name, "version": "1"},
+        }
+        call = self.request("initialize", params)
+        self.send({"jsonrpc": "2.0", "method": "notifications/initialized"})
+        return call
+
+
+class ModernPipe(PipeClient):
+    modern = True
+
+    def open(self) -> ModernPipe:
+        super().open()
+        return self
+
+
+def key(id: Any) -> str:
+    return json.dumps(id)
+
+
+class Wire:
+    """One HTTP connection of a client, which carries one request at a time."""
+
+    stream: Stream
+
+    def __init__(self, client: HttpClient, faults: Faults | None = None) -> None:
+        self.client = client
+        self.call: Call | None = None
+        self.dead = False
+        self.busy = False
+        self.method = ""
+        self.on_event: Callable[[http.Event], None] = lambda event: None
+        self.on_end: Callable[[], None] = lambda: None
+        self.status = 0
+        self.headers: http.Headers = {}
+        self._reader = http.MessageReader(self._opened, self._body, self._ended, requests=False)
+        self._events: http.EventReader | None = None
+        self._parts: list[bytes] = []
+        self._close_after = False
+        self.refused = not client.world.net.connect(client.listener, self, client.kind, faults=faults)
+        if self.refused:
+            self.dead = True
+
+    def opened(self) -> None:
+        pass
+
+    def send(self, method: str, headers: list[tuple[str, str]], body: bytes | None, call: Call | None) -> None:
+        self.call, self.method, self.busy = call, method, True
+        self.status = 0
+        host = [("Host", "127.0.0.1:8080"), *headers]
+        if self.dead:
+            self._lost()
+            return
+        self.stream.send(http.head(f"{method} /mcp HTTP/1.1", host, body if body is not None else b""))
+
+    def _opened(self, start: str, headers: http.Headers) -> None:
+        self.status = int(start.split(" ")[1])
+        self.headers = headers
+        self._close_after = headers.get("connection", "") == "close"
+        self._parts = []
+        self._events = None
+        if self.status == 200 and headers.get("content-type", "").startswith("text/event-stream"):
+            self._events = http.EventReader(self._event)
+        if self.call is not None:
+            self.call.status = self.status
+            self.call.headers = headers
+        self.client.headed(self)
+
+    def _body(self, data: bytes) -> None:
+        if self._events is not None:
+            self._events.feed(data)
+        else:
+            self._parts.append(data)
+
+    def _event(self, event: http.Event) -> None:
+        if self.call is not None:
+            if event.data is None:
+                self.call.comments.append(self.client.world.now)
+            if event.id is not None:
+                self.call.event_ids.append(event.id)
+        self.on_event(event)
+        if event.data:
+            self.client.stream_message(self, json.loads(event.data))
+
+    def _ended(self) -> None:
+        self.busy = False
+        body = b"".join(self._parts)
+        if self._events is None and body and self.headers.get("content-type", "").startswith("application/json"):
+            told = json.loads(body)
+            for message in told if isinstance(told, list) else [told]:
+                self.client.plain_message(self, message)
+        call, self.call = self.call, None
+        if call is not None and not call.over:
+            call.closed = True
+        self.on_end()
+        if self._close_after:
+            self.close()
+
+    def eof(self) -> None:
+        self._reader.eof()
+        self._lost()
+        if not self.stream.over:
+            self.stream.close()
+
+    def gone(self) -> None:
+        self._lost()
+
+    def _lost(self) -> None:
+        self.dead = True
+        self.busy = False
+        call, self.call = self.call, None
+        if call is not None and not call.over:
+            call.closed = True
+            call.client.on_answer(call)
+        self.on_end()
+        self.on_end = lambda: None
+
+    def data(self, data: bytes) -> None:
+        self._reader.feed(data)
+
+    def close(self) -> None:
+        if not self.dead:
+            self.dead = True
+            self.stream.close()
+
+
+class HttpClient(Client):
+    """Over Streamable HTTP: a connection for each request that is open, used again when idle."""
+
+    def __init__(
+        self,
+        world: World,
+        name: str,
+        listener: str = "http",
+        *,
+        capabilities: Message | None = None,
+        kind: str = "tcp",
+    ) -> None:
+        super().__init__(world, name, capabilities=capabilities)
+        self.listener = listener
+        self.kind = kind
+        self.wires: list[Wire] = []
+        self.accept = "application/json, text/event-stream"
+
+    def wire(self) -> Wire:
+        for wire in self.wires:
+            if not wire.dead and not wire.busy:
+                return wire
+        self.wires = [wire for wire in self.wires if not wire.dead]
+        made = Wire(self)
+        self.wires.append(made)
+        return made
+
+    def post(self, message: Any, headers: list[tuple[str, str]], call: Call | None) -> Wire:
+        wire = self.wire()
+        base = [("Content-Type", "application/json"), ("Accept", self.accept), *headers]
+        if call is not None:
+            call.wire = wire
+        wire.send("POST", base, json.dumps(message).encode(), call)
+        return wire
+
+    def headed(self, wire: Wire) -> None:
+        """The head of a response is there."""
+
+    def plain_message(self, wire: Wire, message: Message) -> None:
+        self._response(wire, message)
+
+    def stream_message(self, wire: Wire, message: Message) -> None:
+        if "method" not in message:
+            self._response(wire, message)
+        elif "id" in message:
+            self.asked(message)
+        elif wire.call is not None:
+            wire.call.notes.append((self.world.now, message))
+        else:
+            self.notes.append((self.world.now, message))
+
+    def _response(self, wire: Wire, message: Message) -> None:
+        call = wire.call
+        if call is None:
+            if "result" in message:
+                self.problem(f"a result where none was asked for: {message} (I1)")
+        elif "error" in message and message.get("id") is None:
+            self.answered(call, message)
+        elif key(message.get("id")) != key(call.id):
+            self.problem(f"asked with id {call.id}, answered with {message.get('id')} (I1)")
+        else:
+            self.answered(call, message)
+
+    def vanish(self, call: Call) -> None:
+        """Close the connection of a call before its answer."""
+        if call.wire is not None and call.wire.call is call:
+            call.cancelled = self.modern
+            call.closed = True
+            call.wire.call = None
+            call.wire.close()
+
+    def leave(self) -> None:
+        for wire in list(self.wires):
+            wire.close()
+        self.dead = True
+
+
+class ModernHttp(HttpClient):
+    modern = True
+
+    def send_request(self, call: Call, message: Message) -> None:
+        headers = [("MCP-Protocol-Version", MODERN), ("Mcp-Method", call.method)]
+        name = call.params.get("name") if call.method != "resources/read" else call.params.get("uri")
+        if name is not None and call.method in ("tools/call", "prompts/get", "resources/read"):
+            headers.append(("Mcp-Name", str(name)))
+        self.post(message, headers, call)
+
+    def cancel(self, call: Call) -> None:
+        self.vanish(call)
+
+
+class LegacyHttp(HttpClient):
+    version = "2025-11-25"
+
+    def __init__(self, world: World, name: str, listener: str = "http", **options: Any) -> None:
+        super().__init__(world, name, listener, **options)
+        self.session: str | None = None
+        self.get: Wire | None = None
+        self.main: list[http.Event] = []
+
+    def open(self) -> LegacyHttp:
+        params = {
+            "protocolVersion": self.version,
+            "capabilities": self.capabilities,
+            "clientInfo": {"name": self.name, "version": "1"},
+        }
+        self.hello = self.request("initialize", params)
+        return self
+
+    def _base(self) -> list[tuple[str, str]]:
+        if self.session is None:
+            return []
+        return [("MCP-Protocol-Version", self.version), ("Mcp-Session-Id", self.session)]
+
+    def headed(self, wire: Wire) -> None:
+        if self.session is None and "mcp-session-id" in wire.headers:
+            self.session = wire.headers["mcp-session-id"]
+
+    def answered(self, call: Call, message: Message) -> None:
+        super().answered(call, message)
+        if call.method == "initialize" and "result" in message:
+            self.notify("notifications/initialized")
+
+    def send_request(self, call: Call, message: Message) -> None:
+        self.post(message, self._base(), call)
+
+    def notify(self, method: str, params: Message | None = None) -> None:
+        message: Message = {"jsonrpc": "2.0", "method": method}
+        if params is not None:
+            message["params"] = params
+        self.post(message, self._base(), None)
+
+    def reply(self, message: Message) -> None:
+        self.post(message, self._base(), None)
+
+    def cancel(self, call: Call, reason: str = "changed my mind") -> None:
+        call.cancelled = True
+        self.notify("notifications/cancelled", {"requestId": call.id, "reason": reason})
+
+    def listen(self, last_id: str | None = None, *, call: Call | None = None) -> Wire:
+        """Open the GET stream, or resume one; `call` gets what is resumed for it."""
+        wire = Wire(self)
+        self.wires.append(wire)
+        headers = [("Accept", "text/event-stream"), *self._base()]
+        if last_id is not None:
+            headers.append(("Last-Event-ID", last_id))
+        if call is not None:
+            call.closed = False
+            call.wire = wire
+        else:
+            self.get = wire
+        wire.on_event = self.main.append
+        wire.send("GET", headers, None, call)
+        return wire
+
+    def delete(self) -> Wire:
+        wire = self.wire()
+        wire.send("DELETE", self._base(), None, None)
+        return wire
