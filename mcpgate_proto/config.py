@@ -22,7 +22,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """One upstream server. For `stdio`, `command` is an absolute path and `env` the whole environment."""
 
     name: str
-    transport: Literal["stdio", "http", "websocket", "unix"] = "stdio"
+    # `http` falls back to `sse` (HTTP+SSE of 2024-11-05) where the server has nothing newer.
+    transport: Literal["stdio", "http", "sse", "websocket", "unix"] = "stdio"
     enabled: bool = True
     command: str = ""
     args: tuple[str, ...] = ()

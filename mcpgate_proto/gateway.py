@@ -19,7 +19,8 @@ from collections.abc import Callable
 import msgspec
 
 from mcpgate_proto.config import GatewayConfig, ListenConfig
-from mcpgate_proto.downstream.http import HttpClient
+from mcpgate_proto.downstream.http import Endpoint, HttpClient
+from mcpgate_proto.downstream.http_sse import SseMessages, SseOpen
 from mcpgate_proto.downstream.modern import ModernFace
 from mcpgate_proto.downstream.stream import PipeClient
 from mcpgate_proto.downstream.streamable_http import McpEndpoint, Sessions
@@ -75,7 +76,8 @@ class Listener:
         self.config = config
         self.address: Address | None = None
         self.door: Door | None = None
-        self.endpoint: McpEndpoint | None = None
+        self.routes: dict[str, Endpoint] = {}
+        self.sse: SseOpen | None = None
         self.failed = False
 
 
@@ -145,7 +147,11 @@ class Gateway:
         one = self._listener(listener)
         one.address = address
         one.door = Door(one.config, address)
-        one.endpoint = McpEndpoint(self._hub, self._relay, self._modern, self._sessions, one.config.path)
+        one.routes = {one.config.path: McpEndpoint(self._hub, self._relay, self._modern, self._sessions)}
+        if one.config.sse:
+            one.sse = SseOpen(self._hub, self._relay, one.config.messages_path)
+            one.routes[one.config.sse_path] = one.sse
+            one.routes[one.config.messages_path] = SseMessages(one.sse)
         self._hub.emit("info", "listening", listener=listener, kind=one.config.kind, address=str(address))
 
     def listen_failed(self, now: float, listener: str, reason: str) -> None:
@@ -168,14 +174,14 @@ class Gateway:
         """A client came in. Returns the id of its connection."""
         self._enter(now)
         one = self._listener(listener)
-        if one.door is None or one.endpoint is None:
+        if one.door is None:
             raise LocalProtocolError("accepted before listening")
         client: HttpClient | PipeClient
         if one.config.kind != "http":
             who = LOCAL if one.config.kind == "stdio" else _principal(peer)
             client = PipeClient(self._hub, self._relay, self._modern, who, self._client_gone)
         else:
-            client = HttpClient(self._hub, one.door, one.endpoint, _principal(peer), self._client_gone)
+            client = HttpClient(self._hub, one.door, one.routes, _principal(peer), self._client_gone)
         conn = self._hub.accept(client)
         client.conn = conn
         if self._stopping or len(self._clients) >= self._hub.limits.connections:
@@ -343,6 +349,9 @@ class Gateway:
             self._grace.cancel()
             self._grace = None
         self._sessions.stop()
+        for one in self._listeners.values():
+            if one.sse is not None:
+                one.sse.stop()
         for client in list(self._clients):
             client.stop()
         for server in self._servers.values():

@@ -40,9 +40,7 @@ class Reply(Protocol):
 
 
 class Endpoint(Protocol):
-    """What is behind a path."""
-
-    path: str
+    """What is behind a path. It refuses the methods that it does not have."""
 
     def post(self, http: HttpClient, head: http1.RequestHead, body: bytes) -> None: ...
     def get(self, http: HttpClient, head: http1.RequestHead) -> None: ...
@@ -56,14 +54,15 @@ class HttpClient:
         self,
         hub: Hub,
         door: Door,
-        endpoint: Endpoint,
+        routes: dict[str, Endpoint],
         principal: Principal,
         gone: Callable[[HttpClient], None],
     ) -> None:
         self.hub = hub
         self.principal = principal
         self._door = door
-        self._endpoint = endpoint
+        # Exact, undecoded paths (threats.md 3).
+        self._routes = routes
         self._gone = gone
         self._codec = http1.HttpServerCodec(hub.limits)
         self.conn: Connection | None = None
@@ -227,7 +226,7 @@ class HttpClient:
             self.refuse(403, wrong)
         elif head.method == "OPTIONS":
             self._preflight(head)
-        elif head.path != self._endpoint.path:
+        elif head.path not in self._routes:
             self.refuse(404, "there is nothing here; the MCP endpoint has another path")
         elif head.method not in ("GET", "POST", "DELETE"):
             self.refuse(405, "the method is not allowed here", [("Allow", ALLOWED_METHODS)])
@@ -275,12 +274,13 @@ class HttpClient:
     def _dispatch(self, body: bytes) -> None:
         head = self.head
         assert head is not None
+        endpoint = self._routes[head.path]
         if head.method == "POST":
-            self._endpoint.post(self, head, body)
+            endpoint.post(self, head, body)
         elif head.method == "GET":
-            self._endpoint.get(self, head)
+            endpoint.get(self, head)
         else:
-            self._endpoint.delete(self, head)
+            endpoint.delete(self, head)
 
     # -- responses
 

@@ -122,9 +122,8 @@ class Sessions:
 class McpEndpoint:
     """One MCP endpoint. Implements `downstream.http.Endpoint`."""
 
-    def __init__(self, hub: Hub, relay: Relay, modern: ModernFace, sessions: Sessions, path: str) -> None:
+    def __init__(self, hub: Hub, relay: Relay, modern: ModernFace, sessions: Sessions) -> None:
         self.hub = hub
-        self.path = path
         self._relay = relay
         self._modern = modern
         self._sessions = sessions

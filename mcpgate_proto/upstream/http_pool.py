@@ -306,9 +306,10 @@ class HttpPool:
         body: bytes = b"",
         *,
         pinned: bool = False,
+        target: str | None = None,
     ) -> Ticket:
-        """Send one request. The receiver is never called from within this call."""
-        ticket = Ticket(self, receiver, method, self.origin.target, headers, body, pinned)
+        """Send one request, to `target` or the URL's own. The receiver is never called from within this call."""
+        ticket = Ticket(self, receiver, method, target or self.origin.target, headers, body, pinned)
         self._waiting.append(ticket)
         self._pump()
         return ticket

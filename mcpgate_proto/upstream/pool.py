@@ -20,6 +20,7 @@ from mcpgate_proto.relay.exchange import Client, Exchange, Members, Phase
 from mcpgate_proto.relay.ports import ServerFace, ServerListener, ServerStatus
 from mcpgate_proto.timers import Timer
 from mcpgate_proto.upstream.http_pool import HttpPool
+from mcpgate_proto.upstream.http_sse import SseLink
 from mcpgate_proto.upstream.legacy import LegacySession
 from mcpgate_proto.upstream.link import Link
 from mcpgate_proto.upstream.modern import ModernSession
@@ -56,11 +57,14 @@ class UpstreamServer:
         self.eras: dict[Era, bool | None] = {Era.LEGACY: None, Era.MODERN: None}
         if config.era != "auto":
             self.eras = {era: era.value == config.era for era in Era}
+        elif config.transport == "sse":
+            self.eras = {Era.LEGACY: True, Era.MODERN: False}  # there is nothing modern on it (E5, E6)
         # Eras in which a session has been ready once: what was only assumed of the others is asked again.
         self._proven: dict[Era, bool] = {}
         self._waiting: list[Waiter] = []
         self._probe: Probe | None = None
         self._http: HttpPool | None = None
+        self._sse = config.transport == "sse"
         self._failures = 0
         self._restarts = 0
         self._retry: Timer | None = None
@@ -99,6 +103,8 @@ class UpstreamServer:
             return ChildLink(self.hub, self.config, _NOBODY)
         if self._http is None:
             self._http = HttpPool(self.hub, self.config)
+        if self._sse:
+            return SseLink(self.hub, self.config, _NOBODY, self._http)
         return HttpLink(self.hub, self.config, _NOBODY, self._http)
 
     def _down(self, reason: str = "") -> Fault:
@@ -455,6 +461,11 @@ class UpstreamServer:
         self.sessions.pop(session, None)  # type: ignore[call-overload]
         if self._stopped:
             return
+        if fault is not None and self._older_transport(fault):
+            self.hub.emit("info", "server_http_sse", server=self.name)
+            if self._warm or self._waiting:
+                self._open(session.key)
+            return
         if fault is not None and self._trial_failed(session, fault):
             self._pump()
             return
@@ -470,6 +481,13 @@ class UpstreamServer:
                 self.listener.catalog_changed(self.name, session.key.principal, kind)
         elif self._failures > 1:
             self._refuse_waiting(self._down())
+
+    def _older_transport(self, fault: Fault) -> bool:
+        """F13: where a POST of `initialize` is refused with 400, 404 or 405, the server may be one of 2024."""
+        if self.config.transport != "http" or self._sse or fault.code not in (400, 404, 405):
+            return False
+        self._sse = True
+        return True
 
     def _trial_failed(self, session: UpstreamSession, fault: Fault) -> bool:
         """A first session of an era that was not known: what its refusal teaches."""

@@ -222,7 +222,7 @@ class UpstreamSession:
             Loss.BROKEN: "the server's answer broke off; the call may have been carried out",
             Loss.REFUSED: f"the server refused the request (HTTP {status})",
         }[loss]
-        fault = Fault(FaultKind.UPSTREAM_DOWN, why)
+        fault = Fault(FaultKind.UPSTREAM_DOWN, why, code=status if loss is Loss.REFUSED else 0)
         if self._own_answer(request, fault):
             return
         exchange = self.calls.get(request)

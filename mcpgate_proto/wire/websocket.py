@@ -123,8 +123,9 @@ class _Frame(msgspec.Struct, frozen=True, gc=False):
 
 
 class WebSocketCodec:
-    """One connection. Inputs: `receive`, `receive_eof`. What they make due is in `to_send`; `send_text`,
-    `ping` and `close` return their own bytes, to be written behind it.
+    """One connection. Inputs: `receive`, `receive_eof`. Outputs: `send_text`, `ping`, `close`, each of which
+    returns the bytes to send, and `to_send`, to be drained after each input and what its events led to: only
+    there our answer to a Close or to a fault goes out, so that what came before it can still be answered.
 
     `max_message_bytes` bounds a message, by the lengths that its frames declare; `max_fragments` the frames
     of one message; `control_frames_per_s` pings and pongs, with one second's worth at once. `binary` lets
@@ -163,7 +164,9 @@ class WebSocketCodec:
         self._credit = float(control_frames_per_s)
         self._credited = 0.0
         self._pongs: list[bytes] = []
-        self._queue: list[bytes] = []
+        # Whether our Close has not been handed out; and the one that is due.
+        self._sending = True
+        self._due: ws.CloseConnection | None = None
 
     # -- getters
 
@@ -220,58 +223,78 @@ class WebSocketCodec:
         if self._state is State.CLOSED:
             return []
         self._finish(clean=False)
+        self._sending = False
+        self._pongs.clear()
         # RFC 6455 7.1.5
         return [Closed(ABNORMAL, "the connection ended without a close", False)]
 
     # -- outputs
 
     def to_send(self) -> list[bytes]:
-        """What is due after the inputs: pongs, the answer to a Close, the Close that follows a fault."""
-        chunks = self._queue + [self._encode(ws.Pong(payload=payload)) for payload in self._pongs]
-        self._queue = []
-        self._pongs.clear()
+        """What is due after an input: pongs, the answer to a Close, the Close that follows a fault."""
+        chunks = self._due_pongs()
+        if self._due is not None:
+            chunks.append(self._encode(self._due))
+            self._due = None
+            self._sending = False
         return chunks
 
     def send_text(self, data: bytes) -> list[bytes]:
-        """One text message in one frame. Once closing, nothing: the peer would not read it.
+        """One text message in one frame. Nothing, once our Close has gone out (RFC 6455 5.5.1).
 
         Raises `LocalProtocolError` for bytes that are not UTF-8.
         """
-        if self._state is not State.OPEN:
-            return []
         try:
             text = str(data, "utf-8")
         except UnicodeDecodeError:
             # RFC 6455 8.1: the peer would have to fail the connection.
             raise LocalProtocolError("a text message is UTF-8") from None
-        return [self._encode(ws.TextMessage(data=text))]
+        return self._send(ws.TextMessage(data=text))
 
     def send_binary(self, data: bytes) -> list[bytes]:
-        """One binary message in one frame, for outside test suites. Once closing, nothing."""
-        return [self._encode(ws.BytesMessage(data=data))] if self._state is State.OPEN else []
+        """One binary message in one frame, for outside test suites; else as `send_text`."""
+        return self._send(ws.BytesMessage(data=data))
 
     def ping(self, payload: bytes = b"") -> list[bytes]:
-        """A ping; its `Pong` has the same payload. Once closing, nothing."""
+        """A ping; its `Pong` has the same payload. Nothing, once our Close has gone out.
+
+        Raises `LocalProtocolError` for more than 125 bytes.
+        """
         if len(payload) > _CONTROL_MOST:
             raise LocalProtocolError(f"a ping carries at most {_CONTROL_MOST} bytes")
-        return [self._encode(ws.Ping(payload=payload))] if self._state is State.OPEN else []
+        return self._send(ws.Ping(payload=payload))
 
     def close(self, code: int = NORMAL, reason: str = "") -> list[bytes]:
-        """Begin to close: our Close, behind what `to_send` still held. `Closed` comes when the peer answers.
+        """Begin to close. `Closed` comes when the peer answers. Nothing, unless the state is OPEN.
 
-        `reason` is cut to what fits. Once closing, nothing. Raises `LocalProtocolError` for a code that must
-        not be sent (RFC 6455 7.4).
+        `reason` is cut to what fits. Raises `LocalProtocolError` for a code that must not be sent
+        (RFC 6455 7.4).
         """
         if not (1000 <= code <= 1003 or 1007 <= code <= 1013 or 3000 <= code <= 4999):
             raise LocalProtocolError("not a code that a Close may carry")
         if self._state is not State.OPEN:
             return []
-        chunks = self.to_send()
+        self._state = State.CLOSING
         # Text that cannot be encoded (a lone surrogate) must not keep a connection open.
         reason = reason.encode("utf-8", "replace").decode("utf-8")
-        chunks.append(self._encode(ws.CloseConnection(code=code, reason=reason)))
-        self._state = State.CLOSING
+        self._due = ws.CloseConnection(code=code, reason=reason)
+        return self.to_send()
+
+    def _send(self, event: ws.Event) -> list[bytes]:
+        if not self._sending:
+            return []
+        if not self._pongs:
+            return [self._encode(event)]
+        return [*self._due_pongs(), self._encode(event)]
+
+    def _due_pongs(self) -> list[bytes]:
+        chunks = [self._encode(ws.Pong(payload=payload)) for payload in self._pongs]
+        self._pongs.clear()
         return chunks
+
+    def _encode(self, event: ws.Event) -> bytes:
+        frame = self._out.send(event)
+        return _mask(frame, self._entropy.bytes(4)) if self._client else frame
 
     # -- reading
 
@@ -391,32 +414,22 @@ class WebSocketCodec:
             return
         if self._state is State.OPEN:
             # RFC 6455 5.5.1: one Close in answer, typically with the same code. Given none, none is given.
-            self._queue = self.to_send()
-            echo = CloseReason.NO_STATUS_RCVD if code == NO_STATUS else code
-            self._queue.append(self._encode(ws.CloseConnection(code=echo)))
+            self._due = ws.CloseConnection(code=CloseReason.NO_STATUS_RCVD if code == NO_STATUS else code)
         self._finish(clean=True)
         events.append(Closed(code, event.reason or "", True))
 
     def _fail(self, fault: _Fault, events: list[WebSocketEvent]) -> None:
         """RFC 6455 7.1.7: say why, unless Close was sent before, and read nothing more."""
         if self._state is State.OPEN:
-            self._queue = self.to_send()
-            self._queue.append(self._encode(ws.CloseConnection(code=fault.code, reason=fault.reason)))
+            self._due = ws.CloseConnection(code=fault.code, reason=fault.reason)
         self._finish(clean=False)
         events.append(Closed(fault.code, fault.reason, False))
 
     def _finish(self, *, clean: bool) -> None:
         self._state = State.CLOSED
         self._clean = clean
-        self._pongs.clear()
         self._message = bytearray()
         self._head = b""
-
-    # -- writing
-
-    def _encode(self, event: ws.Event) -> bytes:
-        frame = self._out.send(event)
-        return _mask(frame, self._entropy.bytes(4)) if self._client else frame
 
 
 def _mask(frame: bytes, key: bytes) -> bytes:

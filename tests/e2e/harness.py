@@ -201,21 +201,21 @@ class SdkClient(Process):
     def messages(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.out]
 
-    def event(self, kind: str, count: int = 1, wait_s: float = WAIT_S, **facts: Any) -> dict[str, Any]:
+    def event(self, event: str, count: int = 1, wait_s: float = WAIT_S, **facts: Any) -> dict[str, Any]:
         """The `count`-th event of this kind with these facts."""
         return dict(
             self.wait_for(
-                lambda: (self.events(kind, **facts)[count - 1 : count] or [None])[0],
-                f"event {kind} {facts}, number {count}",
+                lambda: (self.events(event, **facts)[count - 1 : count] or [None])[0],
+                f"event {event} {facts}, number {count}",
                 wait_s,
             )
         )
 
-    def events(self, kind: str, **facts: Any) -> list[dict[str, Any]]:
+    def events(self, event: str, **facts: Any) -> list[dict[str, Any]]:
         return [
             one
             for one in self.messages()
-            if one.get("event") == kind and all(one.get(key) == value for key, value in facts.items())
+            if one.get("event") == event and all(one.get(key) == value for key, value in facts.items())
         ]
 
     def start(self, do: str, **arguments: Any) -> int:

@@ -15,6 +15,7 @@ from mcp.server.lowlevel import NotificationOptions, Server
 from mcp.server.stdio import stdio_server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.shared.exceptions import McpError
+from mcp.shared.message import ServerMessageMetadata
 
 
 class Call1:
@@ -52,7 +53,12 @@ class Call1:
         return result.model_dump(by_alias=True, exclude_none=True, mode="json")
 
     async def roots(self) -> dict[str, Any]:
-        result = await self.session.list_roots()
+        # `session.list_roots` would go out on the session's own stream; this goes on the call's.
+        result = await self.session.send_request(
+            types.ServerRequest(types.ListRootsRequest()),
+            types.ListRootsResult,
+            metadata=ServerMessageMetadata(related_request_id=self.id),
+        )
         return result.model_dump(by_alias=True, exclude_none=True, mode="json")
 
     async def updated(self, uri: Any) -> None:

@@ -17,6 +17,7 @@ from mcp.server.lowlevel import NotificationOptions, Server
 from mcp.server.stdio import stdio_server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler, ResourceUpdated, ToolsListChanged
+from mcp.shared.message import ServerMessageMetadata
 
 warnings.simplefilter("ignore")
 MODERN = "2026-07-28"
@@ -85,8 +86,6 @@ class Call2:
         if self.modern:
             return self._ask("roots/list", {})
         # `session.list_roots` would go out on the session's own stream; this goes on the call's.
-        from mcp.shared.message import ServerMessageMetadata
-
         result = await self.ctx.session.send_request(
             types.ListRootsRequest(),
             types.ListRootsResult,

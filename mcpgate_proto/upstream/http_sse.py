@@ -1,0 +1,214 @@
+"""A server over HTTP+SSE of 2024-11-05: one event stream in, POSTs out.
+
+Owns: the stream, the endpoint it announces (same origin only: E3), the POSTs.
+Must never: post to another origin than the stream's, resume (there is no such thing: E5).
+"""
+
+from __future__ import annotations
+
+from urllib.parse import urljoin, urlsplit
+
+from mcpgate_proto.config import ServerConfig
+from mcpgate_proto.hub import Hub
+from mcpgate_proto.timers import Timer
+from mcpgate_proto.upstream.http_pool import HttpPool, Origin, Ticket
+from mcpgate_proto.upstream.link import LinkOwner, Loss, Outgoing
+from mcpgate_proto.wire import jsonrpc, sse
+from mcpgate_proto.wire.http1_grammar import Headers
+
+__all__ = ["SseLink"]
+
+EVENTS = "text/event-stream"
+
+
+class SseLink:
+    """One session's way. Implements `upstream.link.Link`, and `http_pool.Receiver` for its stream."""
+
+    single_channel = True
+
+    def __init__(self, hub: Hub, config: ServerConfig, owner: LinkOwner, pool: HttpPool) -> None:
+        self._hub = hub
+        self._config = config
+        self.owner = owner
+        self.pid: int | None = None
+        self.last_stderr: list[str] = []
+        self._pool = pool
+        self._version: str | None = None
+        self._base = [
+            ("Host", pool.origin.authority),
+            ("User-Agent", f"mcpgate/{hub.config.version}"),
+            ("Accept-Encoding", "identity"),
+            *config.headers.items(),
+        ]
+        self._stream: Ticket | None = None
+        self._events: sse.SseDecoder | None = None
+        self._endpoint: str | None = None
+        self._open: dict[int, None] = {}
+        self._throttled: dict[int, None] = {}
+        self._timer: Timer | None = None
+        self._gone = False
+
+    def start(self) -> None:
+        self._timer = self._hub.after(self._hub.limits.handshake_timeout_s, "sse endpoint", self._late)
+        self._stream = self._pool.send(self, "GET", [*self._base, ("Accept", EVENTS)], pinned=True)
+
+    def _late(self) -> None:
+        self._timer = None
+        self._down("it announced no endpoint in time")
+
+    # -- the stream
+
+    def response_head(self, status: int, headers: Headers) -> None:
+        kind = (headers.get("content-type") or "").split(";", 1)[0].strip().lower()
+        if status != 200 or kind != EVENTS:
+            self._down(f"its event stream was refused (HTTP {status})")
+            return
+        self._events = sse.SseDecoder(self._hub.limits.sse_event_bytes)
+
+    def response_data(self, data: bytes) -> None:
+        if self._events is None:
+            return
+        for event in self._events.receive(data):
+            if isinstance(event, sse.SseTooLong):
+                self._down("it sent an event larger than limits.sse_event_bytes")
+                return
+            if event.event == "endpoint" and self._endpoint is None:
+                self._announced(event.data)
+            elif event.event in ("message", "") and event.data and self._endpoint is not None:
+                self._messages(event.data)
+
+    def _announced(self, data: bytes) -> None:
+        """E3: relative to the stream's URL, and never another origin, which would get our credentials."""
+        told = data.decode("utf-8", "replace").strip()
+        url = urljoin(self._config.url, told)
+        parts = urlsplit(url)
+        try:
+            target = Origin.parse(url)
+        except ValueError:
+            self._down("it announced an endpoint that is no URL")
+            return
+        mine = self._pool.origin
+        same = (target.tls, target.host, target.port) == (mine.tls, mine.host, mine.port)
+        plain = all(0x21 <= ord(char) <= 0x7E for char in target.target)
+        if not same or parts.username is not None or not plain:
+            self._down("it announced an endpoint of another origin")
+            return
+        self._endpoint = target.target
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.owner.link_up()
+
+    def _messages(self, data: bytes) -> None:
+        for message in jsonrpc.decode(data, self._hub.limits, allow_batch=True):
+            if isinstance(message, jsonrpc.Malformed):
+                self._hub.count("upstream_garbage_messages")
+                continue
+            if isinstance(message, jsonrpc.Result | jsonrpc.ErrorReply) and isinstance(message.id, int):
+                self._done(message.id)
+            if not self._gone:
+                self.owner.link_message(message, None)
+
+    def response_end(self) -> None:
+        self._down("its event stream ended")
+
+    def response_failed(self, sent: bool, reason: str) -> None:
+        self._down(reason)
+
+    # -- requests
+
+    def _post(self, message: bytes, request: int | None) -> None:
+        if self._gone or self._endpoint is None:
+            return
+        headers = [*self._base, ("Content-Type", "application/json"), ("Accept", "application/json")]
+        if self._version is not None:
+            headers.append(("MCP-Protocol-Version", self._version))
+        self._pool.send(Posted(self, request), "POST", headers, message, target=self._endpoint)
+
+    def request(self, outgoing: Outgoing) -> None:
+        self._open[outgoing.id] = None
+        self._balance()
+        self._post(outgoing.message, outgoing.id)
+
+    def notify(self, message: bytes) -> None:
+        self._post(message, None)
+
+    def reply(self, message: bytes, origin: int | None) -> None:
+        self._post(message, None)
+
+    def refused(self, request: int, loss: Loss, status: int) -> None:
+        if request in self._open:
+            self._done(request)
+            self.owner.link_lost(request, loss, status)
+
+    def abandon(self, request: int) -> None:
+        self._done(request)
+
+    def _done(self, request: int) -> None:
+        self._open.pop(request, None)
+        self._throttled.pop(request, None)
+        self._balance()
+
+    def throttle(self, request: int, on: bool) -> None:
+        if on and request in self._open:
+            self._throttled[request] = None
+        else:
+            self._throttled.pop(request, None)
+        self._balance()
+
+    def _balance(self) -> None:
+        """As on a pipe: the stream is paused only while nobody else waits for it."""
+        if self._stream is not None:
+            self._stream.throttle(bool(self._throttled) and len(self._throttled) == len(self._open))
+
+    def congested(self) -> bool:
+        return False
+
+    def expect_session(self) -> None:
+        """The stream is the session."""
+
+    def speak(self, version: str) -> None:
+        self._version = version
+
+    def listen(self) -> None:
+        """The stream carries everything."""
+
+    def stop(self) -> None:
+        self._down("stopped")
+
+    def _down(self, reason: str) -> None:
+        if self._gone:
+            return
+        self._gone = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._stream is not None:
+            self._stream.abandon()
+        self.owner.link_down(reason)
+
+
+class Posted:
+    """The response to one POST: 2xx says that it arrived, the answer comes on the stream."""
+
+    def __init__(self, link: SseLink, request: int | None) -> None:
+        self._link = link
+        self._request = request
+        self._status = 0
+
+    def response_head(self, status: int, headers: Headers) -> None:
+        self._status = status
+
+    def response_data(self, data: bytes) -> None:
+        """Some servers say "Accepted"."""
+
+    def response_end(self) -> None:
+        if not 200 <= self._status < 300:
+            self._tell(Loss.REFUSED)
+
+    def response_failed(self, sent: bool, reason: str) -> None:
+        self._tell(Loss.BROKEN if sent else Loss.UNSENT)
+
+    def _tell(self, loss: Loss) -> None:
+        if self._request is not None:
+            self._link.refused(self._request, loss, self._status)
