@@ -37,6 +37,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     socket_path: str = ""
     # The idle clock of a call, in seconds; progress winds it up again.
     timeout: float = 30.0
+    # Seconds between health checks of a ready session; 0 means none.
+    health_s: float = 0.0
     metadata: dict[str, Any] = {}
     era: Literal["auto", "legacy", "modern"] = "auto"
     # Own name -> shown name, for tools and prompts; one `*` on both sides stands for any text.

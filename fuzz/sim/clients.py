@@ -528,6 +528,7 @@ class HttpClient(Client):
             call.cancelled = self.modern
             call.closed = True
             call.wire.call = None
+            call.wire.stream.on_ended = lambda: setattr(call, "cancel_seen", True)
             call.wire.close()
 
     def leave(self) -> None:

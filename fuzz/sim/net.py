@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
+
 from fuzz.sim.streams import Faults, Stream
 from mcpgate_proto import effects as fx
 from mcpgate_proto.effects import Address, Effect, Peer
@@ -189,7 +191,11 @@ class Network:
         # The stream has to be there before the effects of being accepted are carried out.
         conn = self.world.gateway.accepted(self.world.now, listener, told)
         self._fresh(conn)
+        if kind == "stdio":
+            # The end of the only client is the end of the gateway: that is for scripts to try.
+            faults = msgspec.structs.replace(faults or self.faults, stall=0.0)
         stream = self._open(conn, peer, faults)
+        stream.lasting = kind == "stdio"
         self.world.facts += 1
         self.world._note("accepted", (listener, conn))
         self.world._take(self.world.gateway.effects())

@@ -35,6 +35,10 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True):
     exit_first: float = 0.0
 
 
+def _nothing() -> None:
+    pass
+
+
 class Stream:
     """See the head of this file. `write` .. `signalled` come from effects, `send` .. `exit` from the peer."""
 
@@ -45,6 +49,7 @@ class Stream:
         self.peer = peer
         self.faults = faults
         self.child = child
+        self.lasting = False  # pipes do not break by themselves
         self.over = False  # `closed` was told, or is about to be
         self.paused = False
         self.pauses = 0
@@ -66,6 +71,9 @@ class Stream:
         self._status: int | None = None
         self._exit_told = False
         self._sent = 0
+        self.queued = 0  # written by the gateway, not taken by the kernel yet
+        # Called once, when the gateway has been told that the peer sends no more.
+        self.on_ended: Callable[[], None] = _nothing
         self._marks: deque[tuple[int, Callable[[], None]]] = deque()
 
     # -- effects
@@ -76,6 +84,8 @@ class Stream:
         size = sum(len(chunk) for chunk in chunks)
         self.out_bytes += size
         if size:
+            self.queued += size
+            self.net.most_unsent = max(self.net.most_unsent, self.queued)
             self._out.append(b"".join(chunks))
             self._arm_out()
 
@@ -148,6 +158,7 @@ class Stream:
             if size < len(first):
                 self._out.appendleft(first[size:])
             self._kernel += first[:size]
+            self.queued -= size
             self.world.feed("flushed", self.conn, size)
             if self.over:
                 return
@@ -207,7 +218,7 @@ class Stream:
 
     def reset(self) -> None:
         """The connection breaks, both ways, with all that was under way."""
-        if not self.over and not self.child:
+        if not self.over and not self.child and not self.lasting:
             self._finish("reset", drop=True)
 
     def read(self, on: bool) -> None:
@@ -280,6 +291,7 @@ class Stream:
     def _tell_eof(self) -> None:
         self._eof_told = True
         self.world.feed("received_eof", self.conn)
+        self._note_end()
         if self.over:
             return
         if self.child:
@@ -300,6 +312,7 @@ class Stream:
             self._status = -9
             self.peer.signalled("KILL")
         self.world.feed("closed", self.conn, reason)
+        self._note_end()
         if self._kernel and not self._peer_closed:
             self.world.after(self.world.uniform(self.faults.delay), self._late)
         else:
@@ -318,6 +331,10 @@ class Stream:
                 self.peer.eof()
         self._peer_closed = True
         self.peer.gone()
+
+    def _note_end(self) -> None:
+        told, self.on_ended = self.on_ended, _nothing
+        told()
 
     def heal(self, faults: Faults) -> None:
         self.faults = faults

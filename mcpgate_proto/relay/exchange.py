@@ -115,6 +115,8 @@ class Operation(msgspec.Struct, kw_only=True):
     # The tool's mirrored headers, where its definition is known; looked up afresh once (D5).
     plan: HeaderPlan | None = None
     replanned: bool = False
+    # Sent again once, on a new session, after the server had forgotten the old one (D10).
+    replaced: bool = False
 
     @property
     def interactive(self) -> bool:

@@ -141,12 +141,11 @@ class LegacySession(UpstreamSession):
     # -- resource subscriptions
 
     def watch(self, uri: str, done: Callable[[Fault | None], None]) -> None:
-        """Subscribe; several watches of one URI are one subscription (L11)."""
-        held = self.watches.get(uri, 0)
-        self.watches[uri] = held + 1
-        if held:
+        """Subscribe; `upstream/watches.py` counts who wants it."""
+        if uri in self.watches:
             done(None)
             return
+        self.watches[uri] = None
 
         def answered(answer: Members | Fault) -> None:
             if isinstance(answer, Fault):
@@ -158,11 +157,7 @@ class LegacySession(UpstreamSession):
         self.request("resources/subscribe", {"uri": jsonrpc.to_raw(uri)}, answered)
 
     def unwatch(self, uri: str) -> None:
-        held = self.watches.get(uri, 0)
-        if held > 1:
-            self.watches[uri] = held - 1
-        elif held and not self.over:
-            del self.watches[uri]
+        if self.watches.pop(uri, self) is None and not self.over:
             self.request("resources/unsubscribe", {"uri": jsonrpc.to_raw(uri)}, lambda answer: None)
 
     def roots_changed(self) -> None:

@@ -337,24 +337,20 @@ class ModernSession(UpstreamSession):
     # -- resource subscriptions
 
     def watch(self, uri: str, done: Watched) -> None:
-        held = self.watches.get(uri, 0)
+        held = uri in self.watches
         declared = values.object_or_empty(self.capabilities.get("resources", EMPTY))
         if not held and (declared.get("subscribe") != Raw(b"true") or self.polled):
             done(Fault(FaultKind.UNSUPPORTED, "the server does not notify of changes to this resource"))
             return
-        self.watches[uri] = held + 1
         if held:
             done(None)
             return
+        self.watches[uri] = None
         self._watchers.append((uri, done))
         self._relisten()
 
     def unwatch(self, uri: str) -> None:
-        held = self.watches.get(uri, 0)
-        if held > 1:
-            self.watches[uri] = held - 1
-        elif held:
-            del self.watches[uri]
+        if self.watches.pop(uri, self) is None:
             self._relisten()
 
     def roots_changed(self) -> None:

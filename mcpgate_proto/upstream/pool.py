@@ -25,9 +25,11 @@ from mcpgate_proto.upstream.legacy import LegacySession
 from mcpgate_proto.upstream.link import Link
 from mcpgate_proto.upstream.modern import ModernSession
 from mcpgate_proto.upstream.probe import Finding, Probe, refused_modern
-from mcpgate_proto.upstream.session import EMPTY, Done, PoolKey, UpstreamSession
+from mcpgate_proto.upstream.session import EMPTY, FORGOTTEN, Done, PoolKey, UpstreamSession
 from mcpgate_proto.upstream.stream import ChildLink
 from mcpgate_proto.upstream.streamable_http import HttpLink
+from mcpgate_proto.upstream.supervisor import Supervisor
+from mcpgate_proto.upstream.watches import Watches
 
 __all__ = ["UpstreamServer"]
 
@@ -65,13 +67,12 @@ class UpstreamServer:
         self._probe: Probe | None = None
         self._http: HttpPool | None = None
         self._sse = config.transport == "sse"
-        self._failures = 0
-        self._restarts = 0
-        self._retry: Timer | None = None
-        self._reason = ""
+        self._supervisor = Supervisor(hub, config.name, self._again)
+        self._watches = Watches()
         self._stopped = not config.enabled
         self._warm = False  # keep one session up, so that lists and changes are at hand
         self._sweep: Timer | None = None
+        self._health: Timer | None = None
         self._pumping = False
 
     # -- life
@@ -82,12 +83,15 @@ class UpstreamServer:
             self._warm = True
             self._discover_era()
             self._sweep = self.hub.after(self.hub.limits.upstream_idle_s / 4, "idle sweep", self._sweep_idle)
+            if self.config.health_s > 0:
+                self._health = self.hub.after(self.config.health_s, "health", self._check_health)
 
     def stop(self) -> None:
         if self._stopped:
             return
         self._stopped = True
-        for timer in (self._retry, self._sweep):
+        self._supervisor.stop()
+        for timer in (self._sweep, self._health):
             if timer is not None:
                 timer.cancel()
         for session in list(self.sessions):
@@ -108,7 +112,7 @@ class UpstreamServer:
         return HttpLink(self.hub, self.config, _NOBODY, self._http)
 
     def _down(self, reason: str = "") -> Fault:
-        told = reason or self._reason or "it is not available"
+        told = reason or self._supervisor.reason or "it is not available"
         self.hub.emit("debug", "server_unavailable", server=self.name, reason=told)
         return Fault(FaultKind.UPSTREAM_DOWN, f"server '{self.name}' is not available")
 
@@ -125,7 +129,7 @@ class UpstreamServer:
         return wanted if self.eras[other] else None
 
     def _discover_era(self) -> None:
-        if self._probe is not None or self._retry is not None or self._stopped:
+        if self._probe is not None or self._supervisor.waiting or self._stopped:
             return
         if any(self.eras.values()):
             self._warm_up()
@@ -140,11 +144,10 @@ class UpstreamServer:
                 found.link.stop()
             return
         if found.era is None:
-            self._failed(found.reason)
+            self._supervisor.failed(found.reason)
             self._refuse_waiting(self._down())
             return
-        self._failures = 0
-        self._reason = ""
+        self._supervisor.recovered()
         if found.era is Era.MODERN:
             self.eras[Era.MODERN] = True
             if found.both:
@@ -255,7 +258,7 @@ class UpstreamServer:
             if self.eras[Era.LEGACY] is False and self.eras[Era.MODERN] is False:
                 waiter.got(self._down("it speaks no era that mcpgate knows"))
                 return True
-            if self._retry is not None and self._failures > 1:
+            if self._supervisor.circuit_open:
                 waiter.got(self._down())
                 return True
             self._discover_era()
@@ -274,11 +277,11 @@ class UpstreamServer:
                 return True
         if starting:
             return False
-        if self._retry is not None:
-            if self._failures > 1:
-                waiter.got(self._down())
-                return True
-            return False  # the first failure may be an accident: wait for the restart
+        if self._supervisor.circuit_open:
+            waiter.got(self._down())
+            return True
+        if self._supervisor.waiting:
+            return False
         if len(self.sessions) < self.hub.limits.upstream_sessions_per_server or self._evict():
             self._open(key)
         return False
@@ -364,9 +367,19 @@ class UpstreamServer:
             if isinstance(session, Fault):
                 done(session)
             else:
-                session.request(method, params, done, self.config.timeout)
+                session.request(method, params, lambda answer: answered(session, answer), self.config.timeout)
 
-        self._acquire(_featureless(client), False, got, lambda: True, self.hub.limits.startup_wait_s)
+        def answered(session: Session, answer: Members | Fault) -> None:
+            nonlocal again
+            if isinstance(answer, Fault) and session.forgotten and again:
+                again = False
+                self._acquire(plain, False, got, lambda: True, self.hub.limits.startup_wait_s)
+            else:
+                done(answer)
+
+        again = True
+        plain = _featureless(client)
+        self._acquire(plain, False, got, lambda: True, self.hub.limits.startup_wait_s)
 
     def face(self, client: Client) -> ServerFace | None:
         session = self._catalog_session(client)
@@ -386,12 +399,23 @@ class UpstreamServer:
         def got(session: Session | Fault) -> None:
             if isinstance(session, Fault):
                 done(session)
-            else:
-                session.watch(uri, done)
+                return
+            principal, era = session.key.principal, session.era
+
+            def watched(fault: Fault | None) -> None:
+                if fault is not None:
+                    self._watches.remove(principal, era, uri)
+                done(fault)
+
+            self._watches.add(principal, era, uri)
+            session.watch(uri, watched)
 
         self._acquire(_featureless(client), False, got, lambda: True, self.hub.limits.startup_wait_s)
 
     def unwatch(self, client: Client, uri: str) -> None:
+        era = self._era_for(client.era)
+        if era is None or not self._watches.remove(self._principal(client), era, uri):
+            return
         session = self._catalog_session(client)
         if session is not None:
             session.unwatch(uri)
@@ -413,7 +437,7 @@ class UpstreamServer:
             state = "disabled"
         elif ready:
             state = "connected"
-        elif self._retry is not None or self._failures:
+        elif self._supervisor.failures:
             state = "down"
         elif self.sessions or self._probe is not None:
             state = "connecting"
@@ -427,8 +451,8 @@ class UpstreamServer:
             eras={era.value: self.eras[era] for era in Era},
             sessions=len(ready),
             calls=sum(len(session.calls) for session in self.sessions),
-            restarts=self._restarts,
-            reason=self._reason if state == "down" else "",
+            restarts=self._supervisor.restarts,
+            reason=self._supervisor.reason if state == "down" else "",
             pids=[session.link.pid for session in ready if session.link.pid is not None],
         )
 
@@ -437,9 +461,11 @@ class UpstreamServer:
     def session_ready(self, session: UpstreamSession) -> None:
         self.eras[session.era] = True
         self._proven[session.era] = True
-        self._failures = 0
-        self._reason = ""
+        self._supervisor.recovered()
         self.hub.emit("info", "server_ready", server=self.name, era=session.era.value, pid=session.link.pid)
+        if session.key.profile == b"{}":
+            for uri in self._watches.of(session.key.principal, session.era):
+                session.watch(uri, lambda fault: None)
         self._pump()
         self.listener.server_up(self.name, session.key.principal)
 
@@ -470,16 +496,19 @@ class UpstreamServer:
             self._pump()
             return
         self.hub.emit("notice", "server_session_over", server=self.name, reason=reason, **_stderr(session))
+        if reason == FORGOTTEN and self.hub.now - session.began_at >= 1.0:
+            self._open(session.key)  # no failure of the server; its callers go on at once
+            return
         if reason in QUIET:
             return
         if not was_ready and not self._proven and self.config.era == "auto":
             # F17: the assumption failed, or nothing was learned at all.
             self.eras = {Era.LEGACY: None, Era.MODERN: None}
-        self._failed(reason)
+        self._supervisor.failed(reason)
         if was_ready:
             for kind in ("tools", "prompts", "resources"):
                 self.listener.catalog_changed(self.name, session.key.principal, kind)
-        elif self._failures > 1:
+        elif self._supervisor.circuit_open:
             self._refuse_waiting(self._down())
 
     def _older_transport(self, fault: Fault) -> bool:
@@ -505,27 +534,21 @@ class UpstreamServer:
             return True
         return False
 
-    # -- failure and restart
-
-    def _failed(self, reason: str) -> None:
-        """Backoff with jitter; what is wanted is tried again then."""
-        limits = self.hub.limits
-        self._failures += 1
-        self._restarts += 1
-        self._reason = reason
-        delay = min(limits.restart_first_s * 2 ** min(self._failures - 1, 16), limits.restart_last_s)
-        delay = self.hub.entropy.jitter(delay)
-        self.hub.emit("warning", "server_down", server=self.name, reason=reason, retry_in_s=round(delay, 3))
-        if self._retry is None:
-            self._retry = self.hub.after(delay, "server restart", self._again)
+    # -- restart, health, idleness
 
     def _again(self) -> None:
-        self._retry = None
         if self._stopped:
             return
         if self._warm or self._waiting:
             self._discover_era()
         self._pump()
+
+    def _check_health(self) -> None:
+        """A session that does not answer is over (L10: `ping` for legacy, `server/discover` for modern)."""
+        self._health = self.hub.after(self.config.health_s, "health", self._check_health)
+        for session in list(self.sessions):
+            if session.ready and not session.over:
+                session.check_health(min(self.config.health_s, self.config.timeout))
 
     def _sweep_idle(self) -> None:
         """Stop sessions that nobody has used for long and nobody watches."""

@@ -22,11 +22,14 @@ from mcpgate_proto.upstream.link import Link, Loss, Outgoing
 from mcpgate_proto.wire import jsonrpc, values
 from mcpgate_proto.wire.jsonrpc import Raw
 
-__all__ = ["Done", "Host", "PoolKey", "UpstreamSession"]
+__all__ = ["FORGOTTEN", "Done", "Host", "PoolKey", "UpstreamSession"]
 
 Done = Callable[[Members | Fault], None]
 
 EMPTY = values.EMPTY
+# Why a session is over when its server has forgotten it: no failure, and what was refused for it was not
+# carried out (D10).
+FORGOTTEN = "it no longer knows our session"
 LIST_CHANGED = {
     "notifications/tools/list_changed": "tools",
     "notifications/prompts/list_changed": "prompts",
@@ -56,6 +59,7 @@ class Host(Protocol):
     def list_changed(self, session: UpstreamSession, kind: str) -> None: ...
     def resource_updated(self, session: UpstreamSession, params: Members) -> None: ...
     def replan(self, exchange: Exchange, done: Callable[[], None]) -> None: ...
+    def place(self, exchange: Exchange) -> None: ...
 
 
 class Own(msgspec.Struct, frozen=True):
@@ -81,6 +85,8 @@ class UpstreamSession:
         self.ready = False
         self.was_ready = False
         self.over = False
+        self.forgotten = False
+        self.began_at = hub.now
         self.capabilities: Members = {}
         self.instructions: str = ""
         self.server_info: Raw = EMPTY
@@ -93,7 +99,7 @@ class UpstreamSession:
         self._leased = 0
         # Clients that have used this session, for what a server says outside a call.
         self.users: dict[str, Audience] = {}
-        self.watches: dict[str, int] = {}
+        self.watches: dict[str, None] = {}
         self.used_at = hub.now
         self._slow: dict[Exchange, None] = {}
 
@@ -117,6 +123,22 @@ class UpstreamSession:
         return number
 
     def compose(self, number: int, method: str, params: Members, exchange: Exchange | None) -> Outgoing:
+        raise NotImplementedError
+
+    def check_health(self, timeout_s: float) -> None:
+        """End the session if the server does not answer in time; any answer will do."""
+
+        def answered(answer: Members | Fault) -> None:
+            if isinstance(answer, Fault) and answer.kind is FaultKind.TIMEOUT:
+                self.end("it does not answer health checks", None)
+
+        self.request("ping" if self.era is Era.LEGACY else "server/discover", {}, answered, timeout_s)
+
+    def watch(self, uri: str, done: Callable[[Fault | None], None]) -> None:
+        """Have changes of a resource told; `done` gets None, or why that cannot be."""
+        raise NotImplementedError
+
+    def unwatch(self, uri: str) -> None:
         raise NotImplementedError
 
     def _own_timeout(self, number: int) -> None:
@@ -215,7 +237,7 @@ class UpstreamSession:
 
     def link_lost(self, request: int, loss: Loss, status: int) -> None:
         if loss is Loss.SESSION_GONE:
-            self.end("it no longer knows our session", None)
+            self._forgotten(request)
             return
         why = {
             Loss.UNSENT: "the server could not be reached",
@@ -230,6 +252,21 @@ class UpstreamSession:
             self.drop(exchange)
             exchange.fail(fault)
 
+    def _forgotten(self, request: int) -> None:
+        """404 for our session: the request that met it was not carried out, so it alone may go again, once,
+        on a new session; the others may have been, and are lost."""
+        exchange = self.calls.get(request)
+        if exchange is not None:
+            self.drop(exchange)
+        self.end(FORGOTTEN, None)
+        if exchange is None:
+            return
+        if exchange.operation.replaced:
+            exchange.lost(False)
+        else:
+            exchange.operation.replaced = True
+            self.host.place(exchange)
+
     def link_down(self, reason: str) -> None:
         self.end(reason, None)
 
@@ -240,6 +277,7 @@ class UpstreamSession:
             return
         self.over = True
         self.ready = False
+        self.forgotten = reason == FORGOTTEN
         self.host.session_over(self, reason, fault)
         self.link.stop()
         for number in list(self._own):

@@ -6,6 +6,8 @@ Every question goes to the client whose call it belongs to, and to nobody else.
 from __future__ import annotations
 
 import json
+import queue
+import threading
 from typing import Any
 
 import pytest
@@ -62,18 +64,32 @@ def test_roots(mode: str, name: str, world: World) -> None:
     assert asked(other) == before
 
 
+def who_answered(client: SdkClient, number: int) -> str:
+    outcome = client.outcome(number, wait_s=10.0)
+    assert "ok" in outcome, outcome
+    return str(json.loads(outcome["ok"]["content"][0]["text"])["content"]["value"])
+
+
 @pytest.mark.parametrize(("mode", "name"), PAIRS)
 def test_two_clients_are_asked_at_the_same_time(mode: str, name: str, world: World) -> None:
+    for question in ("first", "second", "third"):
+        arguments = {"question": question}
+        started = [
+            client.start("call", name=f"{name}__ask", arguments=arguments) for client in world.clients[mode]
+        ]
+        for client, number, who in zip(world.clients[mode], started, ("anna", "bert"), strict=True):
+            value = who_answered(client, number)
+            assert value.startswith(f"{who} answers ") and value.endswith(question)
+
+
+@pytest.mark.parametrize(("mode", "name"), PAIRS)
+def test_one_client_is_asked_twice_at_the_same_time(mode: str, name: str, world: World) -> None:
+    client = world.clients[mode][0]
     started = [
-        (client, round_, client.start("call", name=f"{name}__ask", arguments={"question": f"round {round_}"}))
-        for round_ in range(5)
-        for client in world.clients[mode]
+        client.start("call", name=f"{name}__ask", arguments={"question": question})
+        for question in ("left", "right")
     ]
-    for client, round_, number in started:
-        who = "anna" if client is world.clients[mode][0] else "bert"
-        text = client.outcome(number)["ok"]["content"][0]["text"]
-        value = json.loads(text)["content"]["value"]
-        assert value.startswith(f"{who} answers ") and value.endswith(f"round {round_}")
+    assert [who_answered(client, number).rpartition(" ")[2] for number in started] == ["left", "right"]
 
 
 def test_a_client_without_the_feature_is_not_asked(world: World) -> None:
@@ -107,6 +123,41 @@ def test_equal_ids_at_the_same_time_legacy(name: str, world: World) -> None:
         text = stream.answer(7)["result"]["content"][0]["text"]
         assert json.loads(text)["content"] == {"value": f"answer {number}"}
         stream.close()
+
+
+@pytest.mark.parametrize("name", NAMES["legacy"])
+@pytest.mark.parametrize("first", [0, 1])
+def test_two_questions_to_one_client(name: str, first: int, world: World) -> None:
+    """Both are open at once, and each is answered after its like, in either order: no call is forgotten."""
+    session = Session(Http(world.gateway.port), capabilities=FEATURES)
+    heard: queue.Queue[Any] = queue.Queue()
+
+    def follow(number: int) -> None:
+        stream = session.stream(ask_of(number, f"question {number}", name))
+        while (found := stream.next()) is not None:
+            heard.put(found)
+        stream.close()
+
+    readers = [threading.Thread(target=follow, args=(number,)) for number in range(2)]
+    for reader in readers:
+        reader.start()
+    try:
+        questions = [heard.get(timeout=10) for _ in range(2)]
+        assert [one.get("method") for one in questions] == ["elicitation/create"] * 2
+        questions.sort(key=lambda one: str(one["params"]["message"])[-1])
+        for number in (first, 1 - first):
+            answer = {"action": "accept", "content": {"value": f"answer {number}"}}
+            reply = {"jsonrpc": "2.0", "id": questions[number]["id"], "result": answer}
+            assert session.post(reply).status == 202
+            done = heard.get(timeout=10)
+            assert done["id"] == number, done
+            assert json.loads(done["result"]["content"][0]["text"])["content"] == answer["content"]
+    finally:
+        session.delete()
+        for number in range(2):
+            session.http.post(message("notifications/cancelled", None, requestId=number), session.headers)
+        for reader in readers:
+            reader.join()
 
 
 @pytest.mark.parametrize("name", NAMES["legacy"])

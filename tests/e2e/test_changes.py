@@ -14,16 +14,24 @@ MODERN_NAMES = ["alpha", "beta"]
 
 @pytest.mark.parametrize("name", LEGACY_NAMES)
 def test_list_changed_legacy(name: str, world: World) -> None:
-    """Both clients have an open session, so both hear of it; the list then has the new tool."""
+    """All open sessions hear of it, on the session's own stream; the list then has the new tool."""
     method = "notifications/tools/list_changed"
+    http = Http(world.gateway.port)
+    sessions = [Session(http) for _ in range(2)]
+    for session in sessions:
+        session.post(message("tools/list", 1))
+    streams = [session.listen() for session in sessions]
     clients = world.clients["legacy"]
-    for client in clients:
-        client.do("tools")
     before = [len(client.events("notification", method=method)) for client in clients]
-    grown = clients[0].call(f"{name}__grow")
+    grown = sessions[0].call(f"{name}__grow", 2)
+    for session, stream in zip(sessions, streams, strict=True):
+        assert stream.until(method) == {"jsonrpc": "2.0", "method": method}
+        listed = session.post(message("tools/list", 3)).message["result"]["tools"]
+        assert f"{name}__{grown}" in {tool["name"] for tool in listed}
+        stream.close()
+        session.delete()
     for client, count in zip(clients, before, strict=True):
         client.event("notification", count=count + 1, method=method)
-        assert f"{name}__{grown}" in {tool["name"] for tool in client.do("tools")["tools"]}
 
 
 @pytest.mark.parametrize("name", MODERN_NAMES)
