@@ -42,7 +42,7 @@ def fuzz_websocket(data: bytes) -> None:
 
 
 def _talk(role: Role, parts: list[bytes], closing: bool) -> tuple[list[Any], bytes]:
-    """Echo all texts; what is due goes out at the end, so that pongs are held back in the same way."""
+    """Read all, then echo all texts: where they stand among the pongs is up to when the owner sends them."""
     codec = WebSocketCodec(
         role,
         entropy=Entropy(SEED),
@@ -59,8 +59,10 @@ def _talk(role: Role, parts: list[bytes], closing: bool) -> tuple[list[Any], byt
             if isinstance(event, Text):
                 assert len(event.data) <= MESSAGE_BYTES
                 str(event.data, "utf-8")
-                sent += codec.send_text(event.data)
         assert codec.buffered <= MESSAGE_BYTES
+    for event in events:
+        if isinstance(event, Text):
+            sent += codec.send_text(event.data)
     sent += codec.to_send()
     sent += codec.send_text(b"late")
     events += codec.receive_eof()

@@ -39,6 +39,8 @@ from mcpgate_proto.timers import Timer, Timers
 
 __all__ = ["Connection", "Handler", "Hub"]
 
+# Characters of one text field of a record.
+TEXT = 400
 SEVERITIES = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
 
 
@@ -64,8 +66,10 @@ class Connection:
         "_high",
         "_holds",
         "_hub",
+        "_largest",
         "_stall",
         "_taken_at",
+        "aborted",
         "child",
         "closing",
         "gone",
@@ -83,9 +87,11 @@ class Connection:
         self.open = False
         self.child = False
         self.closing = False  # no more writes; what is queued still goes out
-        self.gone = False  # aborted or closed; late inputs are ignored
+        self.gone = False  # being closed or aborted; late inputs are ignored
+        self.aborted = False
         self.tls: TlsFacts | None = None
         self.unsent = 0
+        self._largest = 0  # the largest single write among what is unsent
         self._high = False
         self._holds: dict[str, None] = {}
         self._stall: Timer | None = None
@@ -97,7 +103,7 @@ class Connection:
             return
         hub = self._hub
         before = self.unsent
-        if before > hub.limits.unsent_hard_bytes:
+        if self.full:
             hub.count("dropped_not_draining")
             hub.emit("warning", "peer_not_draining", conn=self.id, unsent=before)
             self.abort()
@@ -108,6 +114,8 @@ class Connection:
         if not size:
             return
         self.unsent = before + size
+        if size > self._largest:
+            self._largest = size
         hub.queue_write(self.id, chunks)
         if not before:
             self._taken_at = hub.now
@@ -118,20 +126,29 @@ class Connection:
             self.handler.pressed(True)
 
     def _stalled(self) -> None:
+        """Timers are lazy: one is armed per busy connection, and looks at when bytes last went out. It runs
+        on while the connection is being closed: a peer that takes nothing must not keep it for ever."""
         self._stall = None
-        if not self.unsent or self.gone:
+        if not self.unsent or self.aborted:
             return
         hub = self._hub
-        left = self._taken_at + hub.limits.unsent_stall_s - hub.now
-        if left > 0:
-            self._stall = hub.after(left, "unsent stall", self._stalled)
+        due = self._taken_at + hub.limits.unsent_stall_s
+        if hub.now < due:
+            self._stall = hub.at(due, "unsent stall", self._stalled)
             return
         hub.count("dropped_stalled")
         hub.emit("warning", "peer_stalled", conn=self.id, unsent=self.unsent)
         self.abort()
 
+    @property
+    def full(self) -> bool:
+        """Beyond one whole message, more than the hard bound is unsent."""
+        return self.unsent - self._largest > self._hub.limits.unsent_hard_bytes
+
     def flushed(self, count: int) -> None:
         self.unsent = max(0, self.unsent - count)
+        if not self.unsent:
+            self._largest = 0
         self._taken_at = self._hub.now
         if self._high and self.unsent <= self._hub.limits.unsent_low_bytes:
             self._high = False
@@ -168,11 +185,11 @@ class Connection:
         self.gone = True
         self.closing = True
         self._hub.put(Close(self.id))
-        # The stall timer stays: a peer that takes nothing must not keep a closing connection for ever.
 
     def abort(self) -> None:
-        if self.gone and self._stall is None:
+        if self.aborted:
             return
+        self.aborted = True
         self.gone = True
         self.closing = True
         self._hub.drop_writes(self.id)
@@ -183,8 +200,7 @@ class Connection:
 
     def ended(self) -> None:
         """The runner has closed it: nothing of it is left but the handler's own state."""
-        self.gone = True
-        self.closing = True
+        self.gone = self.closing = self.aborted = True
         if self._stall is not None:
             self._stall.cancel()
             self._stall = None
@@ -206,6 +222,9 @@ class Hub:
         self._effects: list[Effect] = []
         self._writes: dict[int, list[bytes]] = {}
         self._next_id = 1
+        self._serial = 0
+        # Sessions of all servers together (limits.upstream_sessions).
+        self.upstream_sessions = 0
         self._lookups: dict[int, Callable[[list[Address] | None, str], None]] = {}
         self._least = SEVERITIES.index(config.log_level)
 
@@ -236,9 +255,10 @@ class Hub:
         return effects
 
     def emit(self, level: str, event: str, **fields: Scalar) -> None:
-        """One record for the log. Fields in the order given; values are ours or bounded peer text."""
+        """One record for the log, its fields in the order given. Text is cut: some of it is a peer's."""
         if SEVERITIES.index(level) >= self._least:
-            self._effects.append(Emit(Record(level, event, tuple(fields.items()))))
+            cut = [(name, one[:TEXT] if isinstance(one, str) else one) for name, one in fields.items()]
+            self._effects.append(Emit(Record(level, event, tuple(cut))))
 
     def count(self, name: str) -> None:
         self.counters[name] = self.counters.get(name, 0) + 1
@@ -247,6 +267,16 @@ class Hub:
 
     def after(self, delay_s: float, reason: str, callback: Callable[[], None]) -> Timer:
         return self.timers.after(self.now, delay_s, reason, callback)
+
+    def at(self, deadline: float, reason: str, callback: Callable[[], None]) -> Timer:
+        """For timers that run again until a moment has come: comparing with that very moment cannot miss it
+        by rounding."""
+        return self.timers.at(deadline, reason, callback)
+
+    def serial(self) -> int:
+        """A number that was not given before."""
+        self._serial += 1
+        return self._serial
 
     # -- connections
 

@@ -93,6 +93,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     # -- catalog
     catalog_pages: int = 200
     catalog_items: int = 10_000
+    catalog_bytes: int = 32 * 1024 * 1024
     cursor_bytes: int = 4 * 1024
     # An upstream's own state travels inside ours.
     request_state_bytes: int = 64 * 1024

@@ -234,7 +234,8 @@ class HttpClient:
             self._post_opened(head)
         elif not head.has_body:
             self._dispatch(b"")
-        # else: a body nobody needs; `_complete` goes on
+        else:
+            self._await_body()  # one that nobody needs; `_complete` goes on
 
     def _preflight(self, head: http1.RequestHead) -> None:
         extra: list[tuple[str, str]] = []
@@ -264,8 +265,11 @@ class HttpClient:
         else:
             if head.expects_continue:
                 self._write(self._codec.continue_())
-            self._body_since = self.hub.now
-            self._arm(self.hub.limits.body_grace_s, "http body", self._body_slow)
+            self._await_body()
+
+    def _await_body(self) -> None:
+        self._body_since = self.hub.now
+        self._arm(self.hub.limits.body_grace_s, "http body", self._body_slow)
 
     def _complete(self, body: bytes) -> None:
         self._disarm()
@@ -324,13 +328,12 @@ class HttpClient:
 
     def _keep_alive(self) -> None:
         """A comment when the stream was quiet for `sse_comment_s` (C7)."""
-        limits = self.hub.limits
-        quiet = self.hub.now - self._written_at
-        if quiet >= limits.sse_comment_s:
+        period_s = self.hub.limits.sse_comment_s
+        if self.hub.now >= self._written_at + period_s:
             if not self.pressed_now:
                 self.stream(sse.COMMENT)
-            quiet = 0.0
-        self._comment = self.hub.after(limits.sse_comment_s - quiet, "sse comment", self._keep_alive)
+            self._written_at = self.hub.now
+        self._comment = self.hub.at(self._written_at + period_s, "sse comment", self._keep_alive)
 
     def _end_comments(self) -> None:
         if self._comment is not None:

@@ -47,6 +47,7 @@ class Listening(Live):
 
     def watch(self, uris: list[str]) -> None:
         """Subscribe to each resource where its owner can; the acknowledgement lists those that worked."""
+        uris = list(dict.fromkeys(uris))
         self._left = len(uris)
         if not uris:
             self._acknowledge()
@@ -58,7 +59,10 @@ class Listening(Live):
             self._settled()
             return
         own = values.text_of(found.params, "uri") or uri
-        server = self._relay.servers[found.server]
+        server = self._relay.servers.get(found.server)
+        if server is None:
+            self._settled()
+            return
 
         def watched(fault: Fault | None) -> None:
             if fault is None:
@@ -111,7 +115,7 @@ class Listening(Live):
         self._relay.interests.remove(self._interest)
         held, self._interest.uris = self._interest.uris, {}
         for server, own in held.values():
-            self._relay.servers[server].unwatch(self._client, own)
+            self._relay.unwatch(server, self._client, own)
 
     def cancel(self, reason: str) -> None:
         if not self._done:

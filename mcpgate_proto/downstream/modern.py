@@ -97,7 +97,10 @@ class ModernFace:
 
     def _dispatch(self, turn: Turn) -> None:
         method = turn.method
-        if method == "server/discover":
+        told = status.without_route(turn.request.params, turn.client) if method not in ROUTED else None
+        if isinstance(told, Fault):
+            self.refuse(turn, told)
+        elif method == "server/discover":
             self.relay.profile(turn.client, lambda profile: self._discovered(turn, profile))
         elif method in NEEDS and not self.relay.declares(turn.client, NEEDS[method]):
             self.refuse(turn, codes.method_not_found(method))
@@ -108,11 +111,7 @@ class ModernFace:
         elif method == "subscriptions/listen":
             self._listen(turn)
         elif method.startswith("gateway/"):
-            told = status.answer(self.relay, method, turn.request.params, turn.client)
-            if isinstance(told, Fault):
-                self.refuse(turn, told)
-            else:
-                self.finish(turn, told)
+            self._gateway(turn)
         else:
             self._unknown(turn)
 
@@ -160,12 +159,23 @@ class ModernFace:
 
         self.relay.merged(kind, turn.client, listed)
 
+    def _gateway(self, turn: Turn) -> None:
+        told = status.answer(self.relay, turn.method, turn.request.params, turn.client)
+        if isinstance(told, Fault):
+            self.refuse(turn, told)
+        else:
+            self.finish(turn, told)
+
     def _unknown(self, turn: Turn) -> None:
         """L25: passed through where one modern server is seen as it is; else 404 (C12)."""
         only = self.relay.transparent
         face = only.face(turn.client) if only is not None else None
         if only is not None and face is not None and face.era is Era.MODERN and turn.method not in REMOVED:
-            self._start(turn, Route(only.name, values.without(turn.request.params, "_meta")), Continuation())
+            call = ModernCall(self, self._rounds, turn)
+            turn.track(call)
+            self._start(
+                turn, call, Route(only.name, values.without(turn.request.params, "_meta")), Continuation()
+            )
         else:
             self.refuse(turn, codes.method_not_found(turn.method))
 
@@ -193,25 +203,29 @@ class ModernFace:
     def _route(self, turn: Turn, explicit: tuple[str | None, Members], continued: Continuation) -> None:
         name, params = explicit
         params = values.without(params, "inputResponses", "requestState")
+        call = ModernCall(self, self._rounds, turn, continued.attempt)
+        turn.track(call)  # from here on it can be cancelled, also while it is still being routed
 
         def routed(found: Route | Fault) -> None:
             if isinstance(found, Fault):
-                self.refuse(turn, found)
+                call.failed(found)
+                return
+            if call.done:
                 return
             if turn.headers is not None and found.plan is not None:
                 wrong = mirror.verify(found.plan, turn.headers, params.get("arguments", values.EMPTY))
                 if wrong is not None:
+                    call.over()
                     _error(turn.request, turn.outlet, codes.HEADER_MISMATCH, wrong)
                     return
-            self._start(turn, found, continued)
+            self._start(turn, call, found, continued)
 
         if name is not None:
             routed(self.relay.explicit(name, params))
         else:
             self.relay.resolve(turn.method, params, turn.client, routed, plan=turn.headers is not None)
 
-    def _start(self, turn: Turn, route: Route, continued: Continuation) -> None:
-        call = ModernCall(self, self._rounds, turn, continued.attempt)
+    def _start(self, turn: Turn, call: ModernCall, route: Route, continued: Continuation) -> None:
         level = turn.told.log_level
         operation = Operation(
             method=turn.method,
@@ -223,7 +237,6 @@ class ModernFace:
             answers=continued.answers,
             carry=continued.carry,
         )
-        turn.track(call)
         call.begin(self.relay.start(operation, route, call))
 
     def _resume(self, turn: Turn, continued: Continuation) -> None:

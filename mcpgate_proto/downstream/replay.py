@@ -20,7 +20,8 @@ Writer = Callable[[bytes], None]
 class StreamTable:
     """The streams of one session. Number 0 is its GET stream."""
 
-    def __init__(self, max_events: int, max_bytes: int, max_streams: int) -> None:
+    def __init__(self, max_events: int, max_bytes: int, max_streams: int, ttl_s: float) -> None:
+        self._ttl_s = ttl_s
         self.max_events = max_events
         self._max_bytes = max_bytes
         self._max_streams = max_streams
@@ -30,13 +31,14 @@ class StreamTable:
         self.main = EventStream(self, 0)
         self.streams[0] = self.main
 
-    def open(self) -> EventStream:
-        """A stream for one POST. The oldest finished ones go first when there are too many."""
-        if len(self.streams) > self._max_streams:
-            for number, stream in list(self.streams.items()):
-                if number and stream.finished:
-                    stream.forget()
-                    break
+    def open(self, now: float) -> EventStream:
+        """A stream for one POST. Finished ones go when their time is over, or when there are too many."""
+        for stream in list(self.streams.values()):
+            if stream.finished_at is None:
+                continue
+            if now - stream.finished_at < self._ttl_s and len(self.streams) <= self._max_streams:
+                break  # the others finished later, more or less
+            stream.forget()
         stream = EventStream(self, self._next)
         self._next += 1
         self.streams[stream.number] = stream
@@ -54,9 +56,15 @@ class StreamTable:
         return (stream, int(seq)) if stream is not None and int(seq) <= stream.seq else None
 
     def add(self, stream: EventStream, seq: int, event: bytes) -> None:
-        """Keep an event for replay, as far as the budget goes: the oldest of the same stream give way."""
+        """Keep an event for replay, as far as the budget goes: finished streams give way, then older events."""
         stream.kept.append((seq, event))
         self._bytes += len(event)
+        if self._bytes > self._max_bytes:
+            for other in list(self.streams.values()):
+                if other.finished and other is not stream:
+                    other.forget()  # what is over gives way to what goes on
+                if self._bytes <= self._max_bytes:
+                    break
         while stream.kept and (len(stream.kept) > self.max_events or self._bytes > self._max_bytes):
             self._bytes -= len(stream.kept.popleft()[1])
 
@@ -70,14 +78,27 @@ class StreamTable:
 class EventStream:
     """One stream: of a POST, or the session's own."""
 
-    __slots__ = ("_ended", "_table", "_writer", "finished", "kept", "number", "seq")
+    __slots__ = (
+        "_ended",
+        "_table",
+        "_writer",
+        "delivered",
+        "finished_at",
+        "kept",
+        "number",
+        "pressure",
+        "seq",
+    )
 
     def __init__(self, table: StreamTable, number: int) -> None:
         self._table = table
         self.number = number
         self.seq = 0
         self.kept: deque[tuple[int, bytes]] = deque()
-        self.finished = False
+        self.delivered = 0  # the last position that was handed to a response
+        self.finished_at: float | None = None
+        # Slows those who feed the stream, whichever response it is on.
+        self.pressure: Callable[[bool], None] = lambda high: None
         self._writer: Writer | None = None
         self._ended: Callable[[], None] | None = None
 
@@ -94,6 +115,7 @@ class EventStream:
         event = sse.encode_event(message, id=f"{self.number}-{self.seq}")
         self._table.add(self, self.seq, event)
         if self._writer is not None:
+            self.delivered = self.seq
             self._writer(event)
 
     def attach(self, writer: Writer, after: int, ended: Callable[[], None]) -> None:
@@ -106,15 +128,20 @@ class EventStream:
         for seq, event in list(self.kept):
             if seq > after:
                 writer(event)
+        self.delivered = self.seq
 
     def detach(self, writer: Writer) -> None:
         """The response that had the stream is gone; one that took it over meanwhile keeps it."""
         if self._writer == writer:
             self._writer = self._ended = None
 
-    def finish(self) -> None:
-        """Nothing follows; what is kept can still be replayed."""
-        self.finished = True
+    @property
+    def finished(self) -> bool:
+        return self.finished_at is not None
+
+    def finish(self, now: float) -> None:
+        """Nothing follows; what is kept can still be replayed, for a while."""
+        self.finished_at = now
         ended = self._ended
         self._writer = self._ended = None
         if ended is not None:

@@ -177,21 +177,21 @@ class ModernCall:
         level = jsonrpc.text(told.log_level) if told.log_level is not None else None
         self._level = SEVERITIES.index(level) if level in SEVERITIES else None
         self._exchange: Exchange | None = None
-        self._done = False
+        self.done = False
         self._asks: list[Ask] = []
         self._debounce: Timer | None = None
 
     def begin(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        if not self._done and self._turn.outlet.pressed:
+        if not self.done and self._turn.outlet.pressed:
             exchange.throttle(True)
 
     # -- from the transport
 
     def cancel(self, reason: str) -> None:
         """C24: stop work, send nothing more."""
-        if not self._done:
-            self._over()
+        if not self.done:
+            self.over()
             if self._exchange is not None:
                 self._exchange.cancel(reason)
             self._turn.outlet.finish(None)
@@ -200,8 +200,9 @@ class ModernCall:
         if self._exchange is not None:
             self._exchange.throttle(on)
 
-    def _over(self) -> None:
-        self._done = True
+    def over(self) -> None:
+        """Nothing more is to be done for this round; its answer is the caller's business."""
+        self.done = True
         if self._debounce is not None:
             self._debounce.cancel()
             self._debounce = None
@@ -211,14 +212,14 @@ class ModernCall:
 
     def progressed(self, params: Members) -> None:
         token = self._turn.told.progress_token
-        if token is not None and not self._done:
+        if token is not None and not self.done:
             told = {"progressToken": token, **params}
             self._turn.outlet.notify(jsonrpc.encode_notification("notifications/progress", told))
 
     def logged(self, params: Members) -> None:
         """H18: only for a request that named a level, and only from that level up."""
         level = values.text_of(params, "level")
-        if self._done or self._level is None or level not in SEVERITIES:
+        if self.done or self._level is None or level not in SEVERITIES:
             return
         if SEVERITIES.index(level) >= self._level:
             self._turn.outlet.notify(jsonrpc.encode_notification("notifications/message", params))
@@ -226,7 +227,7 @@ class ModernCall:
     def asked(self, asks: list[Ask], carry: Carry | None) -> None:
         """The round ends with the questions. Where the upstream keeps nothing, neither do we; a call that
         is held live is parked, after a moment in which more questions may come (L1.4)."""
-        if self._done or self._exchange is None:
+        if self.done or self._exchange is None:
             return
         if carry is None:
             self._asks.extend(asks)
@@ -240,7 +241,7 @@ class ModernCall:
         self._end_round(asks, state)
 
     def _end_round(self, asks: list[Ask], state: Raw | None) -> None:
-        self._over()
+        self.over()
         missing = self._undeclared(asks)
         if missing is not None:
             self._answerer.refuse(self._turn, missing)
@@ -250,19 +251,19 @@ class ModernCall:
     def _park(self) -> None:
         self._debounce = None
         exchange = self._exchange
-        if self._done or exchange is None or not self._asks:
+        if self.done or exchange is None or not self._asks:
             return
         asks, self._asks = self._asks, []
         missing = self._undeclared(asks)
         if missing is not None:
             # L1.14: cannot happen with a server that keeps to what was declared.
-            self._over()
+            self.over()
             exchange.cancel("the client did not declare what the server asks for")
             self._answerer.refuse(self._turn, missing)
             return
         parked = self._rounds.parking.park(exchange, asks, bound(self._turn.request))
         if parked is None:
-            self._over()
+            self.over()
             exchange.cancel("too many calls wait for answers")
             self._answerer.refuse(self._turn, Fault(FaultKind.OVERLOADED, "too many calls wait for answers"))
             return
@@ -283,17 +284,17 @@ class ModernCall:
         self._asks = [ask for ask in self._asks if ask.key != key]
 
     def completed(self, result: Members) -> None:
-        if not self._done:
-            self._over()
+        if not self.done:
+            self.over()
             if self._turn.method in CACHEABLE:
                 # H21, H22: a legacy server gives no hints, and there is no safe default but these.
                 result = {"ttlMs": Raw(b"0"), "cacheScope": Raw(b'"private"'), **result}
             self._answerer.finish(self._turn, result)
 
     def failed(self, fault: Fault) -> None:
-        if self._done:
+        if self.done:
             return
-        self._over()
+        self.over()
         if fault.kind is FaultKind.URL_ELICITATION and self._ask_to_open(fault):
             return
         if fault.kind is FaultKind.MISSING_CAPABILITY and self._declares(fault.data):
@@ -323,5 +324,5 @@ class ModernCall:
         return True
 
     def congested(self, on: bool) -> None:
-        if not (self._done and on):
+        if not (self.done and on):
             self._turn.outlet.hold("server is slow", on)

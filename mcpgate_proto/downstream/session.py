@@ -154,7 +154,10 @@ class ClientSession:
 
     def _request(self, request: jsonrpc.Request, outlet: Outlet) -> None:
         method, id = request.method, request.id
-        if method == "ping":
+        told = status.without_route(request.params, self.client) if method not in ROUTED else None
+        if isinstance(told, Fault):
+            self.refuse(id, outlet, told)
+        elif method == "ping":
             outlet.finish(jsonrpc.encode_result(id, values.EMPTY))
         elif method == "initialize":
             # A second handshake changes nothing (threats.md row 19).
@@ -188,7 +191,9 @@ class ClientSession:
         only = self.relay.transparent
         face = only.face(self.client) if only is not None else None
         if face is not None and face.era is Era.LEGACY and not request.method.startswith("tasks/"):
-            self._start(request, outlet, Route(only.name, values.without(request.params, "_meta")))  # type: ignore[union-attr]
+            assert only is not None
+            call = self._accept(request, outlet)
+            self._start(request, call, Route(only.name, values.without(request.params, "_meta")))
         else:
             self.refuse(request.id, outlet, codes.method_not_found(request.method))
 
@@ -244,24 +249,26 @@ class ClientSession:
                 return
             own = values.text_of(found.params, "uri") or uri
             if self.over or uri in self.interest.uris:
-                self.relay.servers[found.server].unwatch(self.client, own)  # one too many
+                self.relay.unwatch(found.server, self.client, own)  # one too many
             else:
                 self.interest.uris[uri] = (found.server, own)
             outlet.finish(jsonrpc.encode_result(request.id, values.EMPTY))
 
         def routed(found: Route | Fault) -> None:
-            if isinstance(found, Fault):
-                self.refuse(request.id, outlet, found)
+            server = self.relay.servers.get(found.server) if isinstance(found, Route) else None
+            if isinstance(found, Fault) or server is None:
+                fault = found if isinstance(found, Fault) else codes.resource_not_found(uri)
+                self.refuse(request.id, outlet, fault)
             else:
                 own = values.text_of(found.params, "uri") or uri
-                self.relay.servers[found.server].watch(self.client, own, lambda fault: watched(found, fault))
+                server.watch(self.client, own, lambda fault: watched(found, fault))
 
         self.relay.resolve_uri(uri, self.client, routed)
 
     def _unwatch(self, uri: str) -> None:
         held = self.interest.uris.pop(uri, None)
         if held is not None:
-            self.relay.servers[held[0]].unwatch(self.client, held[1])
+            self.relay.unwatch(held[0], self.client, held[1])
 
     # -- calls
 
@@ -273,31 +280,39 @@ class ClientSession:
             self.refuse(request.id, outlet, explicit)
             return
         name, params = explicit
+        call = self._accept(request, outlet)
 
         def routed(found: Route | Fault) -> None:
             if isinstance(found, Fault):
-                self.refuse(request.id, outlet, found)
-            elif not self.over:
-                self._start(request, outlet, found)
+                call.failed(found)
+            else:
+                self._start(request, call, found)
 
         if name is not None:
             routed(self.relay.explicit(name, params))
         else:
             self.relay.resolve(request.method, params, self.client, routed)
 
-    def _start(self, request: jsonrpc.Request, outlet: Outlet, route: Route) -> None:
+    def _accept(self, request: jsonrpc.Request, outlet: Outlet) -> LegacyCall:
+        """From here on the request can be cancelled, also while it is still being routed."""
         hop = values.object_or_empty(request.params.get("_meta", values.EMPTY))
         token = hop.get("progressToken")
         call = LegacyCall(self, request.id, outlet, jsonrpc.detach(token) if token is not None else None)
+        self.calls[call] = None
+        return call
+
+    def _start(self, request: jsonrpc.Request, call: LegacyCall, route: Route) -> None:
+        if call.done:
+            return
+        hop = values.object_or_empty(request.params.get("_meta", values.EMPTY))
         operation = Operation(
             method=request.method,
             params=route.params,
             meta=meta.end_to_end(hop),
             client=self.client,
             log_level=SEVERITIES[self.log_level] if self.log_level is not None else None,
-            wants_progress=token is not None,
+            wants_progress="progressToken" in hop,
         )
-        self.calls[call] = None
         call.begin(self.relay.start(operation, route, call))
 
     def _notification(self, message: jsonrpc.Notification) -> None:
@@ -316,7 +331,7 @@ class ClientSession:
         wanted = params.get("requestId")
         reason = values.text_of(params, "reason") or ""
         for call in self.calls:
-            if wanted is not None and values.encode_id(call.id).encode() == bytes(wanted):
+            if wanted is not None and values.same_id(call.id, wanted):
                 call.cancel(reason)
                 return
 
@@ -390,7 +405,10 @@ class ClientSession:
         self.over = True
         for call in list(self.calls):
             call.cancel(reason)
-        self._questions.clear()
+        questions, self._questions = self._questions, {}
+        for question in questions.values():
+            # Asked outside a call: the server must not wait for what nobody will answer.
+            question.answer(Answer(fault=Fault(FaultKind.INTERNAL, "the client is gone")))
         self.relay.interests.remove(self.interest)
         for uri in list(self.interest.uris):
             self._unwatch(uri)
@@ -412,25 +430,25 @@ class LegacyCall:
         self.outlet = outlet
         self.exchange: Exchange | None = None
         self._token = token
-        self._done = False
+        self.done = False
         session.serial += 1
         self._reason = f"call {session.serial}"
 
     def begin(self, exchange: Exchange) -> None:
         self.exchange = exchange
-        if not self._done and self.outlet.pressed:
+        if not self.done and self.outlet.pressed:
             exchange.throttle(True)
 
     def cancel(self, reason: str) -> None:
         """G23: no answer is sent; a stream still has to end (G25)."""
-        if not self._done:
+        if not self.done:
             if self.exchange is not None:
                 self.exchange.cancel(reason)
             self._over()
             self.outlet.finish(None)
 
     def _over(self) -> None:
-        self._done = True
+        self.done = True
         self.session.calls.pop(self, None)
         self.outlet.hold(self._reason, False)
         told = self.session.withdraw(lambda question: question.call is not self)
@@ -438,7 +456,7 @@ class LegacyCall:
             self.outlet.notify(told)
 
     def progressed(self, params: Members) -> None:
-        if self._token is not None and not self._done:
+        if self._token is not None and not self.done:
             self.outlet.notify(
                 jsonrpc.encode_notification(
                     "notifications/progress", {"progressToken": self._token, **params}
@@ -446,7 +464,7 @@ class LegacyCall:
             )
 
     def logged(self, params: Members) -> None:
-        if not self._done and self.session.wants_log(params):
+        if not self.done and self.session.wants_log(params):
             self.outlet.notify(jsonrpc.encode_notification("notifications/message", params))
 
     def asked(self, asks: list[Ask], carry: Carry | None) -> None:
@@ -469,15 +487,15 @@ class LegacyCall:
             self.outlet.notify(told)
 
     def completed(self, result: Members) -> None:
-        if not self._done:
+        if not self.done:
             self._over()
             self.outlet.finish(jsonrpc.encode_result(self.id, values.without(result, *HINTS)))
 
     def failed(self, fault: Fault) -> None:
-        if not self._done:
+        if not self.done:
             self._over()
             self.session.refuse(self.id, self.outlet, fault)
 
     def congested(self, on: bool) -> None:
-        if not (self._done and on):
+        if not (self.done and on):
             self.outlet.hold(self._reason, on)

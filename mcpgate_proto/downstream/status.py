@@ -16,7 +16,7 @@ from mcpgate_proto.relay.ports import Server
 from mcpgate_proto.relay.relay import Relay
 from mcpgate_proto.wire import jsonrpc, values
 
-__all__ = ["answer", "explicit_server"]
+__all__ = ["answer", "explicit_server", "without_route"]
 
 
 def answer(relay: Relay, method: str, params: Members, client: Client) -> Members | Fault:
@@ -74,6 +74,12 @@ def _capabilities(relay: Relay, params: Members, client: Client) -> Members | Fa
                 jsonrpc.encode_object(face.capabilities) if face is not None else jsonrpc.to_raw(None)
             )
     return {"capabilities": jsonrpc.encode_object(told)}
+
+
+def without_route(params: Members, client: Client) -> Fault | None:
+    """For methods that go to no single server: `_server` is refused where it may not be used at all."""
+    found = explicit_server(params, client)
+    return found if isinstance(found, Fault) else None
 
 
 def explicit_server(params: Members, client: Client) -> tuple[str | None, Members] | Fault:

@@ -111,7 +111,11 @@ class PipeClient:
     def _request(self, request: jsonrpc.Request, batch: Batch | None) -> None:
         """F19: `initialize` begins legacy semantics; a request with a modern `_meta` stands alone."""
         outlet: Outlet
-        if request.method == "initialize" and self.session is None:
+        if len(self._outlets) >= self.hub.limits.calls_per_session:
+            self.hub.count("requests_refused")
+            told = jsonrpc.encode_error(request.id, codes.INTERNAL_ERROR, "too many requests are open")
+            self.send(told) if batch is None else batch.answered(told)
+        elif request.method == "initialize" and self.session is None:
             if batch is not None:
                 batch.answered(
                     jsonrpc.encode_error(request.id, codes.INVALID_REQUEST, "initialize in a batch")
@@ -121,9 +125,7 @@ class PipeClient:
             id = f"pipe {self.conn.id if self.conn is not None else 0}"
             self.session = ClientSession(self.hub, self._relay, id, self._principal, self)
             self.session.initialize(request, PipeOutlet(self, request.id))
-            return
-        modern = meta.version_in(request.params) is not None
-        if modern:
+        elif meta.version_in(request.params) is not None:
             outlet = batch.part() if batch is not None else PipeOutlet(self, request.id)
             track = outlet.track if isinstance(outlet, PipeOutlet) else _untracked
             self._modern.handle(request, outlet, self._principal, track)
@@ -150,9 +152,9 @@ class PipeClient:
         """B9: on a pipe, a modern request is cancelled by its id."""
         if message.method != "notifications/cancelled":
             return False
-        wanted = bytes(message.params.get("requestId", Raw(b"")))
+        wanted = message.params.get("requestId", Raw(b"null"))
         for outlet in self._outlets:
-            if outlet.live is not None and outlet.key == wanted:
+            if outlet.live is not None and outlet.id is not None and values.same_id(outlet.id, wanted):
                 outlet.live.cancel(values.text_of(message.params, "reason") or "")
                 return True
         return False
@@ -233,12 +235,12 @@ def _untracked(live: Live) -> None:
 class PipeOutlet:
     """The way back for one request on a pipe."""
 
-    __slots__ = ("_client", "_reason", "key", "live")
+    __slots__ = ("_client", "_serial", "id", "live")
 
     def __init__(self, client: PipeClient, id: jsonrpc.RequestId | None) -> None:
         self._client = client
-        self.key = values.encode_id(id).encode() if id is not None else b""
-        self._reason = ""
+        self.id = id
+        self._serial = client.hub.serial()
         self.live: Live | None = None
         client.opened(self)
 
@@ -258,7 +260,7 @@ class PipeOutlet:
         conn = self._client.conn
         if conn is None:
             return
-        tagged = f"{reason} {self.key!r}"
+        tagged = f"{reason} {self._serial}"
         if on:
             conn.hold(tagged)
         else:

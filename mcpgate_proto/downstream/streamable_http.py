@@ -37,7 +37,9 @@ class HttpSession:
 
     def __init__(self, hub: Hub, relay: Relay, id: str, principal: Principal) -> None:
         limits = hub.limits
-        self.streams = StreamTable(limits.replay_events, limits.replay_bytes, limits.streams_per_session)
+        self.streams = StreamTable(
+            limits.replay_events, limits.replay_bytes, limits.streams_per_session, limits.replay_ttl_s
+        )
         self.session = ClientSession(hub, relay, id, principal, self)
         self.get: GetReply | None = None
 
@@ -136,6 +138,10 @@ class McpEndpoint:
         modern = bool(versions) and any(version not in LEGACY_VERSIONS for version in versions)
         session_id = None if modern else head.headers.get(SESSION)
         session = self._sessions.find(session_id, http.principal) if session_id is not None else None
+        if session_id is not None and session is None:
+            # C28: so that the client initializes again; also when the id is another principal's.
+            http.refuse(404, "no such session; initialize again")
+            return
         batches = session is not None and session.session.revision.batches
         messages = jsonrpc.decode(body, self.hub.limits, allow_batch=batches)
         if batches and jsonrpc.is_batch(body):
@@ -149,9 +155,6 @@ class McpEndpoint:
             http.respond(400, [("Content-Type", JSON)], error)
         elif modern or (session_id is None and _is_modern(message)):
             self._modern_post(http, head, message)
-        elif session_id is not None and session is None:
-            # C28: so that the client initializes again; also when the id is another principal's.
-            http.refuse(404, "no such session; initialize again")
         elif session is None:
             self._handshake(http, message)
         else:
@@ -240,7 +243,7 @@ class McpEndpoint:
         if not accepts(head.headers.get("accept"), EVENTS):
             http.refuse(406, "Accept must allow text/event-stream")
             return
-        stream, after = session.streams.main, session.streams.main.seq
+        stream, after = session.streams.main, session.streams.main.delivered
         last_id = head.headers.get("last-event-id")
         if last_id is not None:
             found = session.streams.find(last_id)
@@ -252,8 +255,6 @@ class McpEndpoint:
             # A second stream must not take the first one's place unseen (threats.md row 13).
             http.refuse(409, "the session has its stream already; resume it with Last-Event-ID")
             return
-        elif stream.kept:
-            after = 0 if not stream.seq else stream.kept[0][0] - 1  # what came before anybody listened
         GetReply(http, session, stream).begin(after)
 
     def delete(self, http: HttpClient, head: http1.RequestHead) -> None:
@@ -333,7 +334,8 @@ class PostReply:
         self._stop_timer()
         http = self._http
         if self._session is not None:
-            self._events = self._session.streams.open()
+            self._events = self._session.streams.open(self._hub.now)
+            self._events.pressure = self._throttle
         if http is None:
             return
         http.begin_stream(self.headers)
@@ -354,7 +356,7 @@ class PostReply:
         http, self._http = self._http, None
         if self._events is not None:
             # Whoever holds the stream now: this response, or one that resumed it.
-            self._events.finish()
+            self._events.finish(self._hub.now)
         elif self._streaming:
             if http is not None:
                 http.end_stream()
@@ -379,6 +381,7 @@ class PostReply:
         if self._session is not None and not self._streaming and not closed:
             return
         http, self._http = self._http, None
+        self._throttle(False)  # a stream that nobody reads is kept, as far as the budget goes
         if self._events is not None and http is not None:
             self._events.detach(http.stream)
         if self._session is None:
@@ -390,6 +393,9 @@ class PostReply:
             http.drop_reply()
 
     def client_pressed(self, high: bool) -> None:
+        self._throttle(high)
+
+    def _throttle(self, high: bool) -> None:
         for live in self._lives:
             live.throttle(high)
         if self._session is not None:
@@ -431,6 +437,7 @@ class GetReply:
 
     def client_gone(self, closed: bool) -> None:
         http, self._http = self._http, None
+        self._stream.pressure(False)
         if self._session.get is self:
             self._session.get = None
         if http is not None:
@@ -438,4 +445,5 @@ class GetReply:
             http.drop_reply()
 
     def client_pressed(self, high: bool) -> None:
-        """What the session's stream carries is small; the hard bound ends a client that never reads."""
+        """A resumed stream slows its calls; what the session's own stream carries is small."""
+        self._stream.pressure(high)

@@ -2,7 +2,7 @@
 
 Owns: pure conversions of members between the client's revision and the server's (protocol.md L5, L6, L20,
 L21), and the one place from which all of them are imported: blocks are in `content_blocks`, tools in
-`content_tools`, questions and their answers in `content_questions`. Must never: touch what needs no conversion
+`content_tools`, questions and answers in `content_questions`. Must never: touch what needs no conversion
 (unchanged parts are the same `Raw` objects), raise for a peer's value, or know of connections and sessions.
 
 "Down" is towards a legacy client or server, "up" towards a modern one.

@@ -49,6 +49,8 @@ KINDS = {
 }
 # How long the list of a legacy server that does not announce changes is taken as it is (H22: no hint exists).
 SILENT_TTL_S = 60.0
+# No list is worth keeping longer unseen, whatever a server says.
+TTL_MOST_MS = 24 * 3600 * 1000
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -115,7 +117,6 @@ class View:
         self._servers = servers
         self._parts: dict[tuple[str, str], Part] = {}
         self._tables: dict[str, Table] = {}
-        self._versions = 0
         self.used_at = hub.now
 
     # -- parts
@@ -125,6 +126,9 @@ class View:
         if found is None:
             found = self._parts[server, kind] = Part()
         return found
+
+    def parts_of(self, server: str) -> list[Part]:
+        return [part for (name, _), part in self._parts.items() if name == server and part.loaded]
 
     def stale(self, server: str, kind: str) -> None:
         """The server says that this list changed; it is read again when somebody asks for it."""
@@ -180,7 +184,7 @@ class View:
         entries: dict[str, Entry] = {}
         items: list[Raw] = []
         shown: dict[tuple[str, str], str] = {}
-        self._versions += 1
+        version = self.hub.serial()
         for server in self._servers.values():
             part = self._parts.get((server.name, kind.name))
             if part is None:
@@ -198,7 +202,7 @@ class View:
                 entries[name] = entry
                 shown[server.name, entry.own] = name
                 items.append(_renamed(entry.raw, kind.identity, entry.own, name))
-        return Table(entries, items, self._versions, shown)
+        return Table(entries, items, version, shown)
 
     def _shown(self, server: Server, kind: Kind, own: str) -> str:
         if kind.identity != "name":
@@ -291,6 +295,7 @@ class Walk:
         self._kind = kind
         self._part = part
         self._entries: list[Entry] = []
+        self._bytes = 0
         self._seen: dict[str, None] = {}
         self._cursors: dict[bytes, None] = {}
         self._ttl_s: float | None = None
@@ -326,7 +331,8 @@ class Walk:
         cursor = answer.get("nextCursor")
         # H19: only presence counts; "" is a cursor.
         more = cursor is not None and cursor != Raw(b"null") and bytes(cursor) not in self._cursors
-        if more and len(self._cursors) < limits.catalog_pages and len(self._entries) < limits.catalog_items:
+        within = len(self._entries) < limits.catalog_items and self._bytes < limits.catalog_bytes
+        if more and len(self._cursors) < limits.catalog_pages and within:
             assert cursor is not None
             self._cursors[bytes(cursor)] = None
             self._next({"cursor": jsonrpc.detach(cursor)})
@@ -335,7 +341,7 @@ class Walk:
 
     def _hints(self, answer: Members) -> None:
         ttl_ms = jsonrpc.integer(answer["ttlMs"]) if "ttlMs" in answer else None
-        ttl_s = max(0, ttl_ms or 0) / 1000
+        ttl_s = min(max(0, ttl_ms or 0), TTL_MOST_MS) / 1000
         self._ttl_s = ttl_s if self._ttl_s is None else min(self._ttl_s, ttl_s)
         if values.text_of(answer, "cacheScope") != "public":
             self._private = True
@@ -347,7 +353,10 @@ class Walk:
             own = values.text_of(jsonrpc.members(raw), kind.identity)
         except jsonrpc.JsonFault:
             own = None
-        if own is None or own in self._seen or len(self._entries) >= self._view.hub.limits.catalog_items:
+        limits = self._view.hub.limits
+        self._bytes += len(bytes(raw))
+        full = len(self._entries) >= limits.catalog_items or self._bytes > limits.catalog_bytes
+        if own is None or own in self._seen or full:
             self._view.hub.count("catalog_items_dropped")
             return
         plan = None

@@ -339,9 +339,9 @@ class Exchange:
             return
         if self.phase is Phase.ASKING:
             return  # answered: `_wind` arms it again
-        left = self._wound_at + self._idle_s - self._hub.now
-        if left > 0:
-            self._clock = self._hub.after(left, "call idle", self._idle)
+        due = self._wound_at + self._idle_s
+        if self._hub.now < due:
+            self._clock = self._hub.at(due, "call idle", self._idle)
             return
         self._hub.count("calls_timed_out")
         self._give_up(Fault(FaultKind.TIMEOUT, f"the server did not answer within {self._idle_s:g} s"))

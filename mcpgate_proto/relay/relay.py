@@ -58,7 +58,8 @@ class Relay:
         self.live: dict[Exchange, None] = {}
         self._views: dict[tuple[str, str, str], View] = {}
         self._refreshed: dict[tuple[str, str], float] = {}
-        self._poll: Timer | None = None
+        # Servers that cannot tell of changes: their lists are read again by their ttl.
+        self._polling: dict[str, Timer] = {}
 
     def add(self, server: Server) -> None:
         self.servers[server.name] = server
@@ -66,6 +67,7 @@ class Relay:
     def forget_servers(self) -> None:
         """Before the servers of a changed config are added."""
         self.servers.clear()
+        self._polling.clear()
         self._views.clear()
         self._refreshed.clear()
 
@@ -202,7 +204,8 @@ class Relay:
             else:
                 done(codes.unknown_name("tool" if kind == "tools" else "prompt", name))
 
-        self._look(view, kind, self._candidates(name), looked)
+        known = lambda: name in view.table(kind).entries  # noqa: E731
+        self._look(view, kind, self._candidates(name), known, looked)
 
     def _candidates(self, name: str) -> list[str]:
         """The servers that may know a name that the tables do not: by its prefix, else any of them."""
@@ -210,7 +213,9 @@ class Relay:
         known = [split[0]] if split is not None else list(self.servers)
         return [one for one in known if self.servers[one].config.enabled]
 
-    def _look(self, view: View, kind: str, servers: list[str], done: Callable[[], None]) -> None:
+    def _look(
+        self, view: View, kind: str, servers: list[str], found: Callable[[], bool], done: Callable[[], None]
+    ) -> None:
         """Read lists that are not at hand; one that is fresh is not read again for a mere wrong name, and
         a stale one not more often than `unknown_name_refresh_s`."""
         wanted = []
@@ -221,19 +226,10 @@ class Relay:
             if not part.loaded or part.loading or (due and not view.fresh(server, kind)):
                 wanted.append(server)
                 self._refreshed[server, kind] = self.hub.now
-        left = len(wanted)
-        if not left:
+        if wanted:
+            Look(view, kind, wanted, found, done)
+        else:
             done()
-            return
-
-        def one() -> None:
-            nonlocal left
-            left -= 1
-            if not left:
-                done()
-
-        for server in wanted:
-            view.load(server, kind, one)
 
     def resolve_uri(self, uri: str, client: Client, done: Routed) -> None:
         """Who owns a URI: by the lists, the templates, the prefixed form (H13)."""
@@ -255,7 +251,9 @@ class Relay:
             )
 
         servers = [name for name, server in self.servers.items() if server.config.enabled]
-        self._look(view, "resources", servers, lambda: self._look(view, "templates", servers, looked))
+        known = lambda: self._owner(view, uri) is not None  # noqa: E731
+        more = lambda: self._look(view, "templates", servers, known, looked)  # noqa: E731
+        self._look(view, "resources", servers, known, more)
 
     def _owner(self, view: View, uri: str) -> Route | None:
         entry = view.table("resources").entries.get(uri)
@@ -313,17 +311,26 @@ class Relay:
                 self.resolve_uri(uri, client, lambda found: done(_with_reference(found, params, ref)))
 
         servers = [name for name, server in self.servers.items() if server.config.enabled]
-        self._look(view, "templates", servers, looked)
+        self._look(view, "templates", servers, lambda: uri in view.table("templates").entries, looked)
 
     # -- exchanges
 
+    def unwatch(self, server: str, client: Client, uri: str) -> None:
+        """End a watch; the server may have gone from the config meanwhile."""
+        known = self.servers.get(server)
+        if known is not None:
+            known.unwatch(client, uri)
+
     def start(self, operation: Operation, route: Route, caller: Caller) -> Exchange:
         """Send an operation on its way. Its outcome may come before this returns."""
-        server = self.servers[route.server]
+        server = self.servers.get(route.server)
         operation.params = route.params
         operation.plan = route.plan
-        exchange = Exchange(self.hub, operation, caller, server.config.timeout, self.live)
-        if len(self.live) > self.hub.limits.calls:
+        idle_s = server.config.timeout if server is not None else 0.0
+        exchange = Exchange(self.hub, operation, caller, idle_s, self.live)
+        if server is None:
+            exchange.lost(False)  # the config has changed since it was routed
+        elif len(self.live) > self.hub.limits.calls:
             exchange.fail(Fault(FaultKind.OVERLOADED, "too many calls are in flight"))
         else:
             self.hub.count("calls")
@@ -361,8 +368,63 @@ class Relay:
             if told:
                 self.catalog_changed(server, principal, kind)
 
+    def cannot_notify(self, server: str, principal: str | None) -> None:
+        if server not in self._polling:
+            self._poll_later(server)
+
+    def _poll_later(self, server: str) -> None:
+        """H25: a ttl is no polling interval by itself; jitter, and never faster than `poll_least_s`."""
+        ttls = [part.ttl_s for view in self._views.values() for part in view.parts_of(server)]
+        wait_s = max(self.hub.limits.poll_least_s, min(ttls, default=0.0))
+        jittered = wait_s + self.hub.entropy.jitter(wait_s * 0.25)
+        self._polling[server] = self.hub.after(jittered, "poll lists", lambda: self._poll(server))
+
+    def _poll(self, server: str) -> None:
+        if server not in self.servers:
+            return
+        self._poll_later(server)
+        for view in self._views.values():
+            if self.interests.of(view.client.principal.id):
+                for kind in ("tools", "prompts", "resources"):
+                    self._poll_one(view, server, kind)
+
+    def _poll_one(self, view: View, server: str, kind: str) -> None:
+        before = view.table(kind).version
+
+        def loaded() -> None:
+            if view.table(kind).version != before:
+                self.interests.changed(view.client.principal.id, kind)
+
+        view.load(server, kind, loaded)
+
     def resource_updated(self, server: str, principal: str | None, params: Members) -> None:
         self.interests.updated(server, principal, params)
+
+
+class Look:
+    """One look-up over lists that have to be read first: over when it is found, when all have answered, or
+    when a client has waited long enough for servers that are slow."""
+
+    def __init__(
+        self, view: View, kind: str, servers: list[str], found: Callable[[], bool], done: Callable[[], None]
+    ) -> None:
+        self._left = len(servers)
+        self._found = found
+        self._done: Callable[[], None] | None = done
+        self._timer = view.hub.after(view.hub.limits.startup_wait_s, "look-up", self._finish)
+        for server in servers:
+            view.load(server, kind, self._one)
+
+    def _one(self) -> None:
+        self._left -= 1
+        if self._done is not None and (not self._left or self._found()):
+            self._finish()
+
+    def _finish(self) -> None:
+        done, self._done = self._done, None
+        self._timer.cancel()
+        if done is not None:
+            done()
 
 
 def _to(entry: Entry, params: Members) -> Route:

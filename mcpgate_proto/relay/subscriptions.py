@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mcpgate_proto.hub import Hub
+from mcpgate_proto.relay import names
 from mcpgate_proto.relay.exchange import Client, Members
 from mcpgate_proto.timers import Timer
-from mcpgate_proto.wire import values
+from mcpgate_proto.wire import jsonrpc, values
 
 __all__ = ["Interest", "Interests"]
 
@@ -54,6 +55,10 @@ class Interests:
     def __len__(self) -> int:
         return len(self._all)
 
+    def of(self, principal: str) -> bool:
+        """Whether anybody of this principal wants to hear of changes."""
+        return any(interest.client.principal.id == principal for interest in self._all)
+
     def changed(self, principal: str | None, kind: str) -> None:
         for interest in self._all:
             if kind in interest.kinds and _meant(interest, principal):
@@ -77,20 +82,28 @@ class Interests:
         uri = values.text_of(params, "uri")
         if uri is None:
             return
-        near: list[Interest] = []
-        far: list[Interest] = []
+        near: list[tuple[Interest, str]] = []
+        far: list[tuple[Interest, str]] = []
         for interest in self._all:
             if not _meant(interest, principal):
                 continue
-            watched = [own for owner, own in interest.uris.values() if owner == server]
+            watched = {own: shown for shown, (owner, own) in interest.uris.items() if owner == server}
             if any(uri == own or uri.startswith(own.rstrip("/") + "/") for own in watched):
-                near.append(interest)
+                near.append((interest, _shown(uri, server, watched)))
             elif watched:
-                far.append(interest)
+                far.append((interest, _shown(uri, server, watched)))
         # What is a sub-resource of what is the server's business: where nothing matches, all who watch
         # something there are told.
-        for interest in near or far:
-            interest.updated(params)
+        for interest, shown in near or far:
+            interest.updated({**params, "uri": jsonrpc.to_raw(shown)})
+
+
+def _shown(uri: str, server: str, watched: dict[str, str]) -> str:
+    """A server's URI in the form that the client subscribed in (H13): prefixed where that was."""
+    if uri in watched:
+        return watched[uri]
+    prefixed = any(own != shown for own, shown in watched.items())
+    return names.prefixed_uri(server, uri) if prefixed else uri
 
 
 def _meant(interest: Interest, principal: str | None) -> bool:

@@ -76,6 +76,7 @@ class Ticket:
         "body",
         "connection",
         "done",
+        "farewell",
         "headers",
         "method",
         "pinned",
@@ -104,6 +105,7 @@ class Ticket:
         self.pinned = pinned
         self.connection: HttpConnection | None = None
         self.done = False
+        self.farewell = False  # may still go out while the pool stops
         self.throttled = False
 
     def abandon(self) -> None:
@@ -123,6 +125,19 @@ class Step(Enum):
     IDLE = "idle"
     BUSY = "busy"
     GONE = "gone"
+
+
+class GivenUp:
+    """The handler of a dial that was given up."""
+
+    def connected(self, peer: Peer, tls: TlsFacts | None) -> None: ...
+    def connect_failed(self, reason: str) -> None: ...
+    def received(self, data: bytes) -> None: ...
+    def received_eof(self) -> None: ...
+    def received_stderr(self, data: bytes) -> None: ...
+    def exited(self, status: int) -> None: ...
+    def pressed(self, high: bool) -> None: ...
+    def closed(self, reason: str) -> None: ...
 
 
 class HttpConnection:
@@ -158,6 +173,8 @@ class HttpConnection:
     def _dial_timeout(self) -> None:
         self._timer = None
         if self._conn is not None:
+            # What the runner still says of this dial must not be taken for the next one's.
+            self._conn.handler = GivenUp()
             self._conn.abort()
         self._dial_next("no answer")
 
@@ -307,9 +324,11 @@ class HttpPool:
         *,
         pinned: bool = False,
         target: str | None = None,
+        farewell: bool = False,
     ) -> Ticket:
         """Send one request, to `target` or the URL's own. The receiver is never called from within this call."""
         ticket = Ticket(self, receiver, method, target or self.origin.target, headers, body, pinned)
+        ticket.farewell = farewell
         self._waiting.append(ticket)
         self._pump()
         return ticket
@@ -339,7 +358,7 @@ class HttpPool:
 
     def _resolved(self, ticket: Ticket, found: list[Address] | None, reason: str) -> None:
         self._resolving.pop(ticket, None)
-        if ticket.done or self._stopped:
+        if ticket.done or (self._stopped and not ticket.farewell):
             self._pump()
             return
         if not found:
@@ -368,12 +387,18 @@ class HttpPool:
             ticket.connection.close()
 
     def stop(self) -> None:
-        """Close everything; receivers of open requests hear that it failed."""
+        """Close everything but farewells under way, which get a moment; receivers of open requests hear that
+        it failed."""
         self._stopped = True
-        for ticket in (*self._waiting, *self._resolving):
-            if not ticket.done:
+        for ticket in [*self._waiting, *self._resolving]:
+            if not ticket.done and not ticket.farewell:
                 ticket.done = True
                 ticket.receiver.response_failed(False, "stopped")
-        self._waiting.clear()
         for connection in list(self._open):
-            connection.fail("stopped", sent=True)
+            if connection.ticket is None or not connection.ticket.farewell:
+                connection.fail("stopped", sent=True)
+        self.hub.after(self.hub.limits.discard_timeout_s, "farewell", self._abandon_all)
+
+    def _abandon_all(self) -> None:
+        for connection in list(self._open):
+            connection.close()

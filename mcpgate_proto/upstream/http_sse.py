@@ -164,6 +164,9 @@ class SseLink:
     def congested(self) -> bool:
         return False
 
+    def full(self) -> bool:
+        return False
+
     def expect_session(self) -> None:
         """The stream is the session."""
 

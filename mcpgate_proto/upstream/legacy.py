@@ -16,6 +16,7 @@ from mcpgate_proto.mcp import codes
 from mcpgate_proto.mcp.codes import Fault, FaultKind
 from mcpgate_proto.mcp.revisions import LATEST_LEGACY, LEGACY_VERSIONS, REVISIONS, Era
 from mcpgate_proto.relay.exchange import Answer, Ask, Audience, Carry, Exchange, Members
+from mcpgate_proto.timers import Timer
 from mcpgate_proto.upstream.link import Link, Outgoing
 from mcpgate_proto.upstream.session import EMPTY, LIST_CHANGED, Host, PoolKey, UpstreamSession
 from mcpgate_proto.wire import jsonrpc, values
@@ -46,6 +47,8 @@ class LegacySession(UpstreamSession):
         super().__init__(hub, host, name, key, link)
         self.version = key.revision or LATEST_LEGACY
         self._questions: dict[str, Question] = {}
+        self._watching: dict[str, list[Callable[[Fault | None], None]]] = {}
+        self._quarantine: dict[int, Timer] = {}
         self._level: int | None = None
         self._started = False
 
@@ -68,7 +71,7 @@ class LegacySession(UpstreamSession):
 
     def _initialized(self, answer: Members | Fault) -> None:
         if isinstance(answer, Fault):
-            self.end(f"it refused initialize: {answer.message}", answer)
+            self.end(f"it refused initialize: {answer.message[:200]}", answer)
             return
         version = values.text_of(answer, "protocolVersion")
         if version not in LEGACY_VERSIONS:
@@ -123,16 +126,29 @@ class LegacySession(UpstreamSession):
 
     def cancel(self, exchange: Exchange, reason: str) -> None:
         """L15: a legacy server is told; its answer, if it comes, is dropped."""
-        number = self.drop(exchange)
+        quarantine = exchange.operation.interactive and self.link.single_channel
+        number = self.drop(exchange, keep_lease=quarantine)
         self._forget_questions(exchange)
         if number is None or self.over:
             return
+        if quarantine:
+            # The server may still ask for this call; until it has answered, or long enough, what it asks
+            # must not reach another client (L0.4).
+            wait_s = self.hub.limits.lease_wait_s
+            self._quarantine[number] = self.hub.after(wait_s, "lease", lambda: self._release(number))
         params = {"requestId": Raw(b"%d" % number)}
         if reason:
             params["reason"] = jsonrpc.to_raw(reason[:200])
         self.link.notify(jsonrpc.encode_notification("notifications/cancelled", params))
         # Over HTTP the answer stream may still end in good order; not for ever.
         self.hub.after(self.hub.limits.close_timeout_s, "cancelled call", lambda: self.link.abandon(number))
+
+    def _release(self, number: int) -> None:
+        timer = self._quarantine.pop(number, None)
+        if timer is not None:
+            timer.cancel()
+            self.untake()
+            self.host.session_freed(self)
 
     def _forget_questions(self, exchange: Exchange) -> None:
         for key in [key for key, question in self._questions.items() if question.exchange is exchange]:
@@ -142,17 +158,21 @@ class LegacySession(UpstreamSession):
 
     def watch(self, uri: str, done: Callable[[Fault | None], None]) -> None:
         """Subscribe; `upstream/watches.py` counts who wants it."""
+        if uri in self._watching:
+            self._watching[uri].append(done)
+            return
         if uri in self.watches:
             done(None)
             return
         self.watches[uri] = None
+        self._watching[uri] = [done]
 
         def answered(answer: Members | Fault) -> None:
-            if isinstance(answer, Fault):
+            fault = answer if isinstance(answer, Fault) else None
+            if fault is not None:
                 self.watches.pop(uri, None)
-                done(answer)
-            else:
-                done(None)
+            for one in self._watching.pop(uri, []):
+                one(fault)
 
         self.request("resources/subscribe", {"uri": jsonrpc.to_raw(uri)}, answered)
 
@@ -205,6 +225,7 @@ class LegacySession(UpstreamSession):
         exchange = self.calls.get(number)
         if exchange is None:
             self.hub.count("upstream_late_responses")  # cancelled meanwhile: G23
+            self._release(number)
             return
         self.drop(exchange)
         self._forget_questions(exchange)
@@ -238,12 +259,13 @@ class LegacySession(UpstreamSession):
             self.hub.count("upstream_stray_logs")
 
     def _withdrawn(self, params: Members) -> None:
-        raw = bytes(params.get("requestId", EMPTY)).decode("utf-8")
-        question = self._questions.pop(raw, None)
-        if question is None:
+        wanted = params.get("requestId", EMPTY)
+        found = [key for key, one in self._questions.items() if values.same_id(one.id, wanted)]
+        if not found:
             return
+        question = self._questions.pop(found[0])
         if question.exchange is not None:
-            question.exchange.withdraw(raw)
+            question.exchange.withdraw(found[0])
         elif question.audience is not None:
             question.audience.withdrawn_outside(question.ask)
 
@@ -295,6 +317,8 @@ class LegacySession(UpstreamSession):
         if not self.over:
             questions, self._questions = self._questions, {}
             super().end(reason, fault)
+            for timer in self._quarantine.values():
+                timer.cancel()
             for question in questions.values():
                 if question.audience is not None:
                     question.audience.withdrawn_outside(question.ask)

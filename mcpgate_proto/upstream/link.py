@@ -67,7 +67,12 @@ class Link(Protocol):
         """No answer is wanted: close its stream where it has one of its own (D7)."""
 
     def throttle(self, request: int, on: bool) -> None: ...
-    def congested(self) -> bool: ...
+    def congested(self) -> bool:
+        """The server takes less than it is sent: those who feed it should be held."""
+
+    def full(self) -> bool:
+        """It must not be sent another request."""
+
     def expect_session(self) -> None:
         """The next answer is an InitializeResult and may bring a session id (C27)."""
 

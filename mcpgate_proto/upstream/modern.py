@@ -15,6 +15,7 @@ from mcpgate_proto.mcp import codes, meta, mirror
 from mcpgate_proto.mcp.codes import Fault, FaultKind
 from mcpgate_proto.mcp.revisions import MODERN, Era
 from mcpgate_proto.relay.exchange import Answer, Ask, Carry, Exchange, Members, Phase
+from mcpgate_proto.timers import Timer
 from mcpgate_proto.upstream.link import Link, Loss, Outgoing
 from mcpgate_proto.upstream.session import EMPTY, LIST_CHANGED, Host, PoolKey, UpstreamSession
 from mcpgate_proto.wire import jsonrpc, values
@@ -41,13 +42,15 @@ class ModernSession(UpstreamSession):
         self._watchers: list[tuple[str, Watched]] = []
         self.polled = False  # it cannot notify: lists are polled by their ttl
         self._listen_failures = 0
+        self._relisten_timer: Timer | None = None
+        self._patience: Timer | None = None
 
     def link_up(self) -> None:
         self.request("server/discover", {}, self.discovered)
 
     def discovered(self, answer: Members | Fault) -> None:
         if isinstance(answer, Fault):
-            self.end(f"it refused server/discover: {answer.message}", answer)
+            self.end(f"it refused server/discover: {answer.message[:200]}", answer)
             return
         self.capabilities = values.object_or_empty(answer.get("capabilities", EMPTY))
         self.instructions = values.text_of(answer, "instructions") or ""
@@ -80,7 +83,7 @@ class ModernSession(UpstreamSession):
                 params["requestState"] = operation.carry.state
         message = jsonrpc.encode_request(number, method, {**params, "_meta": jsonrpc.encode_object(head)})
         if self.link.single_channel:
-            return Outgoing(number, message)
+            return Outgoing(number, message, pinned=method == LISTEN)
         headers = mirror.standard_headers(method, params, MODERN)
         if exchange is not None and exchange.operation.plan is not None:
             headers.extend(mirror.generate(exchange.operation.plan, params.get("arguments", EMPTY)))
@@ -309,9 +312,7 @@ class ModernSession(UpstreamSession):
             self._old_listen = None
             return
         self._listen = None
-        watchers, self._watchers = self._watchers, []
-        for _, done in watchers:
-            done(Fault(FaultKind.UNSUPPORTED, "the server does not notify of changes to this resource"))
+        self._refuse_watchers()
         if self.over:
             return
         if isinstance(outcome, Fault) and outcome.kind in (
@@ -322,6 +323,7 @@ class ModernSession(UpstreamSession):
             # It declares changes and cannot notify of them: its ttl tells when to look (H25).
             self.polled = True
             self.hub.emit("notice", "server_cannot_listen", server=self.server)
+            self.host.cannot_notify(self)
             return
         # G20: reconnect with jitter; lists are read again, since changes may have been missed.
         self._listen_failures += 1
@@ -342,16 +344,45 @@ class ModernSession(UpstreamSession):
         if not held and (declared.get("subscribe") != Raw(b"true") or self.polled):
             done(Fault(FaultKind.UNSUPPORTED, "the server does not notify of changes to this resource"))
             return
-        if held:
+        if held and all(uri != waiting for waiting, _ in self._watchers):
             done(None)
             return
         self.watches[uri] = None
         self._watchers.append((uri, done))
+        self._relisten_soon()
+
+    def _relisten_soon(self) -> None:
+        """Several watches at one time make one new listen."""
+        if self._relisten_timer is None:
+            self._relisten_timer = self.hub.after(0.0, "listen", self._relisten_now)
+
+    def _relisten_now(self) -> None:
+        self._relisten_timer = None
         self._relisten()
+        if self._patience is None and self._watchers:
+            # A server that says nothing must not withhold a client's acknowledgement.
+            self._patience = self.hub.after(self.hub.limits.startup_wait_s, "watch", self._out_of_patience)
+
+    def _out_of_patience(self) -> None:
+        self._patience = None
+        self._refuse_watchers()
+
+    def _refuse_watchers(self) -> None:
+        watchers, self._watchers = self._watchers, []
+        for uri, done in watchers:
+            self.watches.pop(uri, None)
+            done(Fault(FaultKind.UNSUPPORTED, "the server does not notify of changes to this resource"))
+
+    def end(self, reason: str, fault: Fault | None) -> None:
+        super().end(reason, fault)
+        for timer in (self._relisten_timer, self._patience):
+            if timer is not None:
+                timer.cancel()
+        self._refuse_watchers()
 
     def unwatch(self, uri: str) -> None:
         if self.watches.pop(uri, self) is None:
-            self._relisten()
+            self._relisten_soon()
 
     def roots_changed(self) -> None:
         """Modern roots have no such notification (L17)."""

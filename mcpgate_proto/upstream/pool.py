@@ -37,7 +37,7 @@ Session = LegacySession | ModernSession
 Got = Callable[[Session | Fault], None]
 
 
-class Waiter(msgspec.Struct):
+class Waiter(msgspec.Struct, eq=False):
     """Someone who needs a session."""
 
     client: Client
@@ -63,7 +63,7 @@ class UpstreamServer:
             self.eras = {Era.LEGACY: True, Era.MODERN: False}  # there is nothing modern on it (E5, E6)
         # Eras in which a session has been ready once: what was only assumed of the others is asked again.
         self._proven: dict[Era, bool] = {}
-        self._waiting: list[Waiter] = []
+        self._waiting: dict[Waiter, None] = {}
         self._probe: Probe | None = None
         self._http: HttpPool | None = None
         self._sse = config.transport == "sse"
@@ -198,6 +198,7 @@ class UpstreamServer:
         else:
             session = LegacySession(self.hub, self, self.name, key, link)
         self.sessions[session] = None
+        self.hub.upstream_sessions += 1
         return session
 
     def _open(self, key: PoolKey) -> Session:
@@ -235,12 +236,12 @@ class UpstreamServer:
             got(Fault(FaultKind.OVERLOADED, "too many calls are waiting"))
             return
         waiter.timer = self.hub.after(wait_s, "session wait", lambda: self._waited(waiter))
-        self._waiting.append(waiter)
+        self._waiting[waiter] = None
 
     def _waited(self, waiter: Waiter) -> None:
         waiter.timer = None
         if waiter in self._waiting:
-            self._waiting.remove(waiter)
+            del self._waiting[waiter]
             busy = any(session.ready for session in self.sessions)
             told = (
                 f"server '{self.name}' is busy with other clients"
@@ -282,7 +283,9 @@ class UpstreamServer:
             return True
         if self._supervisor.waiting:
             return False
-        if len(self.sessions) < self.hub.limits.upstream_sessions_per_server or self._evict():
+        limits = self.hub.limits
+        room = self.hub.upstream_sessions < limits.upstream_sessions or not self.sessions
+        if (room and len(self.sessions) < limits.upstream_sessions_per_server) or self._evict():
             self._open(key)
         return False
 
@@ -323,11 +326,10 @@ class UpstreamServer:
     def _leave(self, waiter: Waiter) -> None:
         if waiter.timer is not None:
             waiter.timer.cancel()
-        if waiter in self._waiting:
-            self._waiting.remove(waiter)
+        self._waiting.pop(waiter, None)
 
     def _refuse_waiting(self, fault: Fault) -> None:
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting = self._waiting, {}
         for waiter in waiting:
             if waiter.timer is not None:
                 waiter.timer.cancel()
@@ -363,6 +365,9 @@ class UpstreamServer:
         self._acquire(plain, False, got, lambda: True, self.hub.limits.startup_wait_s)
 
     def ask(self, client: Client, method: str, params: Members, done: Done) -> None:
+        again = True
+        plain = _featureless(client)
+
         def got(session: Session | Fault) -> None:
             if isinstance(session, Fault):
                 done(session)
@@ -377,8 +382,6 @@ class UpstreamServer:
             else:
                 done(answer)
 
-        again = True
-        plain = _featureless(client)
         self._acquire(plain, False, got, lambda: True, self.hub.limits.startup_wait_s)
 
     def face(self, client: Client) -> ServerFace | None:
@@ -479,12 +482,17 @@ class UpstreamServer:
     def resource_updated(self, session: UpstreamSession, params: Members) -> None:
         self.listener.resource_updated(self.name, session.key.principal, params)
 
+    def cannot_notify(self, session: UpstreamSession) -> None:
+        self.listener.cannot_notify(self.name, session.key.principal)
+
     def replan(self, exchange: Exchange, done: Callable[[], None]) -> None:
         self.listener.replan(self.name, exchange.operation, done)
 
     def session_over(self, session: UpstreamSession, reason: str, fault: Fault | None) -> None:
         was_ready = session.was_ready
-        self.sessions.pop(session, None)  # type: ignore[call-overload]
+        if session in self.sessions:
+            self.hub.upstream_sessions -= 1
+            del self.sessions[session]
         if self._stopped:
             return
         if fault is not None and self._older_transport(fault):
@@ -528,7 +536,8 @@ class UpstreamServer:
             self.eras = {Era.LEGACY: False, Era.MODERN: None} if self.config.era == "auto" else self.eras
             self.eras[Era.MODERN] = True
             return True
-        if self.eras[session.era] is None and self.eras[other] and fault.kind is not FaultKind.UPSTREAM_DOWN:
+        learned = fault.kind not in (FaultKind.UPSTREAM_DOWN, FaultKind.TIMEOUT)
+        if self.eras[session.era] is None and self.eras[other] and learned:
             self.eras[session.era] = False
             self.hub.emit("info", "server_lacks_era", server=self.name, era=session.era.value)
             return True

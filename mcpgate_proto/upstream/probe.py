@@ -78,7 +78,11 @@ class Probe:
     def _silent(self) -> None:
         self._timer = None
         self._link.abandon(PROBE_ID)
-        self._found(Era.LEGACY)
+        if self._link.single_channel:
+            self._found(Era.LEGACY)
+        else:
+            self._link.stop()  # D16: over HTTP, silence says nothing about the era
+            self._tell(Finding(None, None, "it did not answer"))
 
     def _found(self, era: Era, *, both: bool = False, discovered: Members | None = None) -> None:
         self._tell(Finding(era, self._link, both=both, discovered=discovered))

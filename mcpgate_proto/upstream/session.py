@@ -60,6 +60,8 @@ class Host(Protocol):
     def resource_updated(self, session: UpstreamSession, params: Members) -> None: ...
     def replan(self, exchange: Exchange, done: Callable[[], None]) -> None: ...
     def place(self, exchange: Exchange) -> None: ...
+    def cannot_notify(self, session: UpstreamSession) -> None:
+        """It declares changes but cannot tell of them: its lists have to be polled (H25)."""
 
 
 class Own(msgspec.Struct, frozen=True):
@@ -158,6 +160,12 @@ class UpstreamSession:
     # -- the Target port
 
     def begin(self, exchange: Exchange) -> None:
+        if self.link.full():
+            # Not written: a child that reads slowly must not lose everybody's calls over one more.
+            if exchange.operation.interactive:
+                self.untake()
+            exchange.fail(Fault(FaultKind.OVERLOADED, "the server does not take more requests for now"))
+            return
         number = self._id()
         self.calls[number] = exchange
         self._ids[exchange] = number
@@ -184,8 +192,8 @@ class UpstreamSession:
         if not high:
             self._slow.clear()
 
-    def drop(self, exchange: Exchange) -> int | None:
-        """Forget a call; returns its id."""
+    def drop(self, exchange: Exchange, *, keep_lease: bool = False) -> int | None:
+        """Forget a call; returns its id. `keep_lease`: the channel stays with its client for now."""
         number = self._ids.pop(exchange, None)
         if number is None:
             return None
@@ -194,7 +202,7 @@ class UpstreamSession:
         if exchange in self._slow:
             del self._slow[exchange]
             exchange.caller.congested(False)
-        if exchange.operation.interactive:
+        if exchange.operation.interactive and not keep_lease:
             self.untake()
         self.host.session_freed(self)
         return number

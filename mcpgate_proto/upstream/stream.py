@@ -62,8 +62,9 @@ class ChildLink:
         self._conn = self._hub.spawn(self, argv, config.env, config.cwd, config.pin, config.process_limits)
 
     def request(self, outgoing: Outgoing) -> None:
-        self._open[outgoing.id] = None
-        self._balance()
+        if not outgoing.pinned:
+            self._open[outgoing.id] = None  # a listen waits for nothing in particular
+            self._balance()
         self._send(outgoing.message)
 
     def notify(self, message: bytes) -> None:
@@ -103,6 +104,9 @@ class ChildLink:
 
     def congested(self) -> bool:
         return self._conn is not None and self._conn.pressed
+
+    def full(self) -> bool:
+        return self._conn is not None and self._conn.full
 
     def expect_session(self) -> None:
         """A pipe is the session."""
@@ -166,13 +170,22 @@ class ChildLink:
     def _line(self, line: bytes) -> None:
         for message in jsonrpc.decode(line, self._hub.limits, allow_batch=True):
             if isinstance(message, jsonrpc.Malformed):
-                self._not_a_message(line)
-                continue
+                broken = self._broken_answer(message, line)
+                if broken is None:
+                    self._not_a_message(line)
+                    continue
+                message = broken
             self._spoke = True
             if isinstance(message, jsonrpc.Result | jsonrpc.ErrorReply) and isinstance(message.id, int):
                 self._done(message.id)
             if self.stage in (Stage.UP, Stage.ENDING):
                 self.owner.link_message(message, None)
+
+    def _broken_answer(self, message: jsonrpc.Malformed, line: bytes) -> jsonrpc.ErrorReply | None:
+        """An answer that is none, but to one of our requests: its caller need not wait any longer."""
+        if message.id not in self._open or b'"method"' in line:
+            return None
+        return jsonrpc.ErrorReply(message.id, jsonrpc.INVALID_REQUEST, "the server's answer is malformed")
 
     def _not_a_message(self, line: bytes) -> None:
         """Banners and stray prints are logged and skipped, never forwarded (B3)."""

@@ -22,6 +22,8 @@ EVENTS = "text/event-stream"
 RESUMES = 5  # attempts to resume one stream without a new event in between
 RETRY_FIRST_S = 1.0
 RETRY_LAST_S = 30.0
+# A server that says `retry: 0` does not mean a hot loop.
+RETRY_LEAST_S = 0.1
 
 
 class Post:
@@ -71,7 +73,7 @@ class Post:
 
     def _event(self, event: sse.SseEvent) -> None:
         if event.id is not None:
-            self.last_id = event.id
+            self.last_id = event.id if _usable(event.id) else None
         if event.retry_ms is not None:
             self.retry_ms = event.retry_ms
         # Priming events have an id and empty data (C34): nothing to decode.
@@ -79,6 +81,16 @@ class Post:
             return
         self._attempts = 0
         self.link.body(self, event.data)
+        if self.answered and self.request is not None and self._timer is None and not self.abandoned:
+            # S: the stream ends after the answer. One that does not would keep its connection for ever.
+            wait_s = self.link.hub.limits.close_timeout_s
+            self._timer = self.link.hub.after(wait_s, "answered stream", self._close_answered)
+
+    def _close_answered(self) -> None:
+        self._timer = None
+        if self.ticket is not None:
+            self.ticket.abandon()
+        self.link.finished(self)
 
     def _over(self, reason: str) -> None:
         self.link.hub.count("upstream_messages_too_long")
@@ -133,7 +145,9 @@ class Post:
         delay = (
             self.retry_ms / 1000 if self.retry_ms is not None else self.link.hub.entropy.jitter(RETRY_FIRST_S)
         )
-        self._timer = self.link.hub.after(min(delay, RETRY_LAST_S), "stream resume", self._resume)
+        self._timer = self.link.hub.after(
+            min(max(delay, RETRY_LEAST_S), RETRY_LAST_S), "stream resume", self._resume
+        )
 
     def _resume(self) -> None:
         self._timer = None
@@ -148,6 +162,12 @@ class Post:
         elif self.request is None and loss in (Loss.SESSION_GONE, Loss.REFUSED):
             self.link.hub.emit("warning", "server_refused_message", server=self.link.name, status=self.status)
 
+    def settle(self) -> None:
+        """Nothing more is waited for."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
     def abandon(self) -> None:
         self.abandoned = True
         self.answered = True
@@ -155,6 +175,11 @@ class Post:
             self._timer.cancel()
         if self.ticket is not None:
             self.ticket.abandon()
+
+
+def _usable(id: str) -> bool:
+    """An event id goes back in a header: visible ASCII and short, or the stream cannot be resumed."""
+    return 0 < len(id) <= 256 and all(0x20 < ord(char) < 0x7F for char in id)
 
 
 class GetStream:
@@ -188,9 +213,9 @@ class GetStream:
             if isinstance(event, sse.SseTooLong):
                 continue
             if event.id is not None:
-                self._last_id = event.id
+                self._last_id = event.id if _usable(event.id) else None
             if event.retry_ms is not None:
-                self._retry_s = min(event.retry_ms / 1000, RETRY_LAST_S)
+                self._retry_s = min(max(event.retry_ms / 1000, RETRY_LEAST_S), RETRY_LAST_S)
             if event.data and event.event in ("message", ""):
                 self.link.body(None, event.data)
 
@@ -208,7 +233,7 @@ class GetStream:
         self._events = None
         if not self._stopped:
             delay = self.link.hub.entropy.jitter(self._retry_s)
-            self._retry_s = min(self._retry_s * 2, RETRY_LAST_S)
+            self._retry_s = min(max(self._retry_s, RETRY_FIRST_S) * 2, RETRY_LAST_S)
             self._timer = self.link.hub.after(delay, "stream reopen", self.open)
 
     def stop(self) -> None:
@@ -318,6 +343,7 @@ class HttpLink:
                 self.session = told
 
     def finished(self, post: Post) -> None:
+        post.settle()
         self._others.pop(post, None)
         if post.request is not None and self._posts.get(post.request) is post:
             del self._posts[post.request]
@@ -333,6 +359,9 @@ class HttpLink:
             post.ticket.throttle(on)
 
     def congested(self) -> bool:
+        return False
+
+    def full(self) -> bool:
         return False
 
     def expect_session(self) -> None:
@@ -356,7 +385,7 @@ class HttpLink:
             self._get.stop()
         if self.session is not None:
             # S: DELETE when done (D10). Nobody waits for its answer.
-            self._pool.send(Farewell(), "DELETE", self._headers((), JSON))
+            self._pool.send(Farewell(), "DELETE", self._headers((), JSON), farewell=True)
         for post in list(self._posts.values()):
             post.abandon()
         self._posts.clear()

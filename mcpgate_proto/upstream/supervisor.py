@@ -23,6 +23,7 @@ class Supervisor:
         self._server = server
         self._again = again
         self._timer: Timer | None = None
+        self._up_since: float | None = None
         self.failures = 0
         self.restarts = 0
         self.reason = ""
@@ -40,6 +41,9 @@ class Supervisor:
 
     def failed(self, reason: str) -> None:
         limits = self._hub.limits
+        if self._up_since is not None and self._hub.now - self._up_since >= limits.restart_last_s:
+            self.failures = 0
+        self._up_since = None
         self.failures += 1
         self.restarts += 1
         self.reason = reason
@@ -55,7 +59,10 @@ class Supervisor:
         self._again()
 
     def recovered(self) -> None:
-        self.failures = 0
+        """It works again. Only after it has done so for a while do earlier failures no longer count: a server
+        that greets and then dies must not be restarted at full speed."""
+        if self._up_since is None:
+            self._up_since = self._hub.now
         self.reason = ""
 
     def stop(self) -> None:

@@ -12,7 +12,7 @@ import msgspec
 from mcpgate_proto.wire import jsonrpc
 from mcpgate_proto.wire.jsonrpc import Raw
 
-__all__ = ["EMPTY", "encode_id", "items", "number", "object_or_empty", "text_of", "without"]
+__all__ = ["EMPTY", "encode_id", "items", "number", "object_or_empty", "same_id", "text_of", "without"]
 
 EMPTY = Raw(b"{}")
 _numbers = msgspec.json.Decoder(float)
@@ -33,6 +33,11 @@ def object_or_empty(raw: Raw) -> dict[str, Raw]:
         return jsonrpc.members(raw)
     except jsonrpc.JsonFault:
         return {}
+
+
+def same_id(id: jsonrpc.RequestId, raw: Raw) -> bool:
+    """Whether `raw` is this id, however it is spelled in JSON; 1 and "1" differ (A2)."""
+    return jsonrpc.text(raw) == id if isinstance(id, str) else jsonrpc.integer(raw) == id
 
 
 def items(raw: Raw) -> list[Raw] | None:

@@ -1,58 +1,51 @@
-"""The runner without a loop: connections, listeners and children, driven by readiness callbacks.
+"""The runner without a loop: one gateway's connections, driven by readiness callbacks.
 
 Owns: feeding facts to the gateway one at a time, draining its effects, and the state of each connection until
-its `closed` is told. Every method returns at once; what has to wait is asked of a `Loop`.
+its `closed` is told. Listeners, dials and children live in modules of their own and meet here. Every method
+returns at once; what has to wait is asked of a `Loop`. Not thread-safe: a runner with threads holds one lock
+around every call.
 Must never: know what the bytes mean, write past a full kernel buffer, or leave a descriptor or child behind.
 """
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
 import ssl
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from mcpgate import fd, process
+from mcpgate import fd
+from mcpgate.control import Options, Outcome
 from mcpgate.process import Child
 from mcpgate.tls import TlsStream, tls_reason
 from mcpgate_proto import effects as fx
-from mcpgate_proto.effects import Address, Listen, Peer, Record, TlsOptions
 
-__all__ = ["Body", "Loop", "Sink"]
+__all__ = ["Body", "Channel", "Loop"]
 
-Sink = Callable[[Record], None]
 Fact = tuple[Any, ...]
-# Clients taken from one listener before other events get their turn.
-ACCEPTS_AT_ONCE = 64
-ACCEPT_BACK_OFF_S = 0.25
-# A child that has ended may have left its stdout to a process nobody can find: then its end is declared.
-EOF_GRACE_S = 1.0
-STDERR_LAST_BYTES = 256 * 1024
-
-
-def _reason(error: OSError) -> str:
-    return tls_reason(error) if isinstance(error, ssl.SSLError) else fd.reason_of(error)
+CLOCK_S = 30.0
+# A client that does not finish its TLS handshake holds a connection; browsers and proxies wait about as long.
+HANDSHAKE_S = 10.0
 
 
 class Loop(Protocol):
-    """What the body needs of an event loop."""
+    """What the body needs of an event loop. A callback that raises ends the run."""
 
     def watch(self, fd: int, write: bool, ready: Callable[[], None], pollable: bool = True) -> None:
-        """Call `ready` whenever `fd` can be read (or written), until it is unwatched."""
+        """Call `ready` whenever `fd` can be read (or written), until it is unwatched. Raises `OSError`.
+
+        What is not `pollable` is always ready, but must give the others their turn.
+        """
 
     def unwatch(self, fd: int, write: bool) -> None:
         """Stop; harmless if it is not watched. Comes before the descriptor is closed."""
 
     def later(self, delay_s: float, call: Callable[[], None]) -> None: ...
-    def arm(self, deadline: float | None) -> None:
+    def arm(self, deadline: float) -> None:
         """Call `Body.timed_out` once at `deadline`; forget the deadline before."""
 
-    def resolve(self, host: str, done: Callable[[list[Address], str], None]) -> None: ...
-    def in_thread(self, work: Callable[[], None], done: Callable[[], None]) -> None: ...
     def stopped(self) -> None:
         """The gateway has nothing left to do."""
 
@@ -65,6 +58,8 @@ class Channel:
         self.stream = stream
         self.child = child
         self.out: fd.Chunks = deque()
+        # The TLS handshake of a client, until it is done.
+        self.shaking: TlsStream | None = None
         self.paused = False
         self.eof = False
         # After what is queued has gone out: "shutdown" or "close".
@@ -77,38 +72,39 @@ class Channel:
 class Body:
     """Feeds one gateway and carries out what it asks for."""
 
-    def __init__(self, gateway: Any, loop: Loop, sink: Sink, stdio: dict[str, tuple[int, int]]) -> None:
+    def __init__(self, gateway: Any, loop: Loop, options: Options, *, most_clients: int | None = None) -> None:
+        from mcpgate.children import Children
+        from mcpgate.dials import Dials
+        from mcpgate.doors import Doors
+
         self.gateway = gateway
         self.loop = loop
-        self.sink = sink
-        self.stdio = stdio
-        self.addresses: dict[str, Address] = {}
-        self.failures: dict[str, str] = {}
-        self.failure: str | None = None
+        self.options = options
+        self.outcome = Outcome()
         self.done = False
-        self._started = False
+        self.channels: dict[int, Channel] = {}
         self._turning = False
         self._facts: deque[Fact] = deque()
         self._armed: float | None = None
-        self._channels: dict[int, Channel] = {}
-        self._dials: dict[int, tuple[socket.socket, TlsOptions | None]] = {}
-        self._listeners: dict[str, socket.socket | None] = {}
+        self.doors = Doors(self, most_clients)
+        self.dials = Dials(self)
+        self.children = Children(self)
         self._perform: dict[type, Callable[[Any], None]] = {
             fx.Write: self._write,
-            fx.Emit: self._emit,
+            fx.Emit: lambda effect: options.sink(effect.record),
             fx.PauseRead: self._pause_read,
             fx.ResumeRead: self._resume_read,
             fx.ShutdownWrite: self._shutdown_write,
             fx.Close: self._close,
             fx.Abort: self._abort,
-            fx.Connect: self._connect,
-            fx.Resolve: self._resolve,
-            fx.Spawn: self._spawn,
-            fx.Signal: self._signal,
-            fx.Listen: self._listen,
-            fx.Unlisten: self._unlisten,
-            fx.PauseAccept: self._pause_accept,
-            fx.ResumeAccept: self._resume_accept,
+            fx.Connect: self.dials.connect,
+            fx.Resolve: self.dials.resolve,
+            fx.Spawn: self.children.spawn,
+            fx.Signal: self.children.signal,
+            fx.Listen: self.doors.listen,
+            fx.Unlisten: self.doors.unlisten,
+            fx.PauseAccept: self.doors.pause,
+            fx.ResumeAccept: self.doors.resume,
             fx.Stopped: self._stopped,
         }
 
@@ -117,10 +113,15 @@ class Body:
     def start(self) -> None:
         """Open the listeners, say so, and only then let clients in."""
         self.turn()
-        self._started = True
         self.tell(self.gateway.started)
-        for name in list(self._listeners):
-            self._let_in(name)
+        self.doors.open_all()
+        if not self.done:
+            self.options.ready(self.doors.addresses)
+            self.loop.later(CLOCK_S, self._tick)
+
+    def note(self, method: Callable[..., object], *args: object) -> None:
+        """Feed one fact at the next turn."""
+        self._facts.append((method, *args))
 
     def tell(self, method: Callable[..., object], *args: object) -> None:
         """Feed one fact (now, or after the effects that are being carried out), and drain."""
@@ -155,141 +156,128 @@ class Body:
         self._armed = None
         self.tell(self.gateway.timed_out)
 
-    def tick(self) -> None:
+    def _tick(self) -> None:
         """Some times a minute: the wall clock, and processes that became ours."""
         self.tell(self.gateway.clock, time.time())
+        self.children.reap_adopted()
+        self.loop.later(CLOCK_S, self._tick)
 
-    def _emit(self, effect: fx.Emit) -> None:
-        self.sink(effect.record)
+    def commanded(self) -> None:
+        """There is word from a signal handler or another thread."""
+        numbers, calls = self.options.control.take()
+        for act in calls:
+            act(self)
+        for number in numbers:
+            self._signalled(number)
+
+    def _signalled(self, number: int) -> None:
+        if number == signal.SIGHUP:
+            config = self.options.reload() if self.options.reload is not None else None
+            if config is not None:
+                self.tell(self.gateway.reload, config)
+        elif number in (signal.SIGINT, signal.SIGTERM):
+            again = self.outcome.signal is not None
+            self.outcome.signal = self.outcome.signal or number
+            self.tell(self.gateway.shutdown, 0.0 if again else self.options.grace_s)
+            if again:
+                # Asked twice: no more patience, whatever the gateway still waits for.
+                self.loop.stopped()
 
     def _stopped(self, effect: fx.Stopped) -> None:
         self.done = True
-        self.failure = effect.failure
+        self.outcome.failure = effect.failure
         self.loop.stopped()
-
-    # -- listeners
-
-    def _listen(self, effect: Listen) -> None:
-        name = effect.listener
-        try:
-            if effect.kind == "stdio":
-                if name not in self.stdio:
-                    self.stdio[name] = fd.take_stdio()
-                self._listeners[name] = None
-                address = Address()
-            elif effect.kind == "tcp":
-                sock = fd.open_listener(effect)
-                self._listeners[name] = sock
-                address = fd.address_of(sock.getsockname())
-            else:
-                raise OSError(None, "this runner does not listen on Unix sockets")
-        except OSError as error:
-            self.failures[name] = fd.reason_of(error)
-            self._facts.append((self.gateway.listen_failed, name, self.failures[name]))
-            return
-        self.addresses[name] = address
-        self._facts.append((self.gateway.listening, name, address))
-        if self._started:
-            self._let_in(name)
-
-    def _let_in(self, name: str) -> None:
-        sock = self._listeners.get(name)
-        if sock is not None:
-            self.loop.watch(sock.fileno(), False, lambda: self._accept(name))
-        elif name in self.stdio:
-            read_fd, write_fd = self.stdio.pop(name)
-            conn = self.gateway.accepted(time.monotonic(), name, Peer(kind="stdio"))
-            self._open(Channel(conn, fd.StdioStream(read_fd, write_fd)))
-            self.turn()
-
-    def _accept(self, name: str) -> None:
-        for _ in range(ACCEPTS_AT_ONCE):
-            sock = self._listeners.get(name)
-            if sock is None:
-                return
-            try:
-                taken = fd.accept(sock)
-            except OSError as error:
-                # Out of descriptors or memory: the waiting client stays in the kernel's queue.
-                self.loop.unwatch(sock.fileno(), False)
-                self.loop.later(ACCEPT_BACK_OFF_S, lambda: self._resume_accept(fx.ResumeAccept(name)))
-                self.tell(self.gateway.accept_failed, name, fd.reason_of(error))
-                return
-            if taken is None:
-                return
-            stream, peer = taken
-            conn = self.gateway.accepted(time.monotonic(), name, peer)
-            self._open(Channel(conn, stream))
-            self.turn()
-
-    def _pause_accept(self, effect: fx.PauseAccept) -> None:
-        if (sock := self._listeners.get(effect.listener)) is not None:
-            self.loop.unwatch(sock.fileno(), False)
-
-    def _resume_accept(self, effect: fx.ResumeAccept) -> None:
-        if self._started and effect.listener in self._listeners:
-            self._let_in(effect.listener)
-
-    def _unlisten(self, effect: fx.Unlisten) -> None:
-        sock = self._listeners.pop(effect.listener, None)
-        if sock is not None:
-            self.loop.unwatch(sock.fileno(), False)
-            sock.close()
 
     # -- connections
 
-    def _open(self, channel: Channel) -> None:
-        self._channels[channel.conn] = channel
-        self._watch_read(channel)
+    def open(self, channel: Channel) -> bool:
+        """Take a new connection over; false if it could not even be watched (it is closed then)."""
+        self.channels[channel.conn] = channel
+        return self._watch_read(channel)
 
-    def _watch_read(self, channel: Channel) -> None:
+    def _watch_read(self, channel: Channel) -> bool:
         stream = channel.stream
-        self.loop.watch(stream.read_fd, False, lambda: self._readable(channel), stream.pollable)
+        return self.watch(channel, stream.read_fd, False, lambda: self.readable(channel), stream.pollable)
 
-    def _readable(self, channel: Channel) -> None:
+    def watch(
+        self, channel: Channel, fileno: int, write: bool, ready: Callable[[], None], pollable: bool = True
+    ) -> bool:
+        """Watch for `channel`. Where the system has nothing left to watch with, that costs the connection."""
+        try:
+            self.loop.watch(fileno, write, ready, pollable)
+        except OSError as error:
+            self.finish(channel, fd.reason_of(error), drop=True)
+            return False
+        return True
+
+    def readable(self, channel: Channel) -> None:
+        if channel.shaking is not None:
+            return self._shake(channel, channel.shaking)
         try:
             data = channel.stream.read()
         except OSError as error:
-            self._finish(channel, _reason(error), drop=True)
+            self.finish(channel, reason_of(error), drop=True)
             return self.turn()
         channel.last_read = time.monotonic()
         if data:
             self.tell(self.gateway.received, channel.conn, data)
         if data == b"" or (channel.stream.ended and not channel.eof):
-            self._end_read(channel)
+            self.end_read(channel)
             self.turn()
         if channel.stream.pending and not channel.watching_write:
             self._flush(channel)
 
-    def _end_read(self, channel: Channel) -> None:
+    def _shake(self, channel: Channel, stream: TlsStream) -> None:
+        """A step of a client's handshake; nothing of the client is told before it is done."""
+        try:
+            if not stream.handshake():
+                return
+        except OSError as error:
+            self.finish(channel, reason_of(error))
+            return self.turn()
+        channel.shaking = None
+        self.tell(self.gateway.secured, channel.conn, stream.tls.facts())
+        if self.channels.get(channel.conn) is channel:
+            self._flush(channel)
+            self.turn()
+        self.read_inside(channel)
+
+    def read_inside(self, channel: Channel) -> None:
+        """What came with the last step of a handshake is inside TLS already: no descriptor will tell of it."""
+        if self.channels.get(channel.conn) is channel and not channel.paused and channel.then != "close":
+            self.readable(channel)
+
+    def end_read(self, channel: Channel) -> None:
         """The peer sends no more. A child's connection ends here if it has exited; others may half-close."""
-        if channel.eof or self._channels.get(channel.conn) is not channel:
+        if channel.eof or self.channels.get(channel.conn) is not channel:
             return
         channel.eof = True
         self.loop.unwatch(channel.stream.read_fd, False)
-        self._facts.append((self.gateway.received_eof, channel.conn))
+        self.note(self.gateway.received_eof, channel.conn)
         if channel.child is not None:
             if channel.child.status is not None:
-                self._finish(channel, "exited")
+                self.finish(channel, "exited")
         elif channel.write_shut:
-            self._finish(channel, "both sides have ended")
+            self.finish(channel, "both sides have ended")
 
     def _pause_read(self, effect: fx.PauseRead) -> None:
-        channel = self._channels.get(effect.conn)
+        channel = self.channels.get(effect.conn)
         if channel is not None and not channel.paused:
             channel.paused = True
             if not channel.eof:
                 self.loop.unwatch(channel.stream.read_fd, False)
 
     def _resume_read(self, effect: fx.ResumeRead) -> None:
-        channel = self._channels.get(effect.conn)
+        channel = self.channels.get(effect.conn)
         if channel is not None and channel.paused:
             channel.paused = False
-            if not channel.eof and channel.then != "close":
-                self._watch_read(channel)
+            if not channel.eof and channel.then != "close" and self._watch_read(channel):
+                if channel.stream.buffered:
+                    # The descriptor may never become ready for what is inside already.
+                    self.loop.later(0.0, lambda: self.read_inside(channel))
 
     def _write(self, effect: fx.Write) -> None:
-        channel = self._channels.get(effect.conn)
+        channel = self.channels.get(effect.conn)
         if channel is None or channel.write_shut:
             return
         channel.out.extend(effect.chunks)
@@ -299,21 +287,25 @@ class Body:
     def _flush(self, channel: Channel) -> None:
         """Send what the kernel takes; wait for it only when it is full."""
         stream = channel.stream
+        if channel.shaking is not None:
+            if channel.then == "close":
+                self.finish(channel, "closed")
+            return
         try:
             count = stream.write(channel.out)
         except OSError as error:
             return self._write_failed(channel, error)
         if count:
-            self._facts.append((self.gateway.flushed, channel.conn, count))
+            self.note(self.gateway.flushed, channel.conn, count)
         if channel.out or stream.pending:
             if not channel.watching_write:
                 channel.watching_write = True
                 pollable = getattr(stream, "write_pollable", True)
-                self.loop.watch(stream.write_fd, True, lambda: self._writable(channel), pollable)
+                self.watch(channel, stream.write_fd, True, lambda: self._writable(channel), pollable)
             return
         self._unwatch_write(channel)
         if channel.then == "close":
-            self._finish(channel, "closed")
+            self.finish(channel, "closed")
         elif channel.then == "shutdown":
             self._shut(channel)
 
@@ -329,21 +321,21 @@ class Body:
     def _write_failed(self, channel: Channel, error: OSError) -> None:
         """The peer takes no more. What it has sent before is still read, unless nobody reads now."""
         if channel.child is None and (channel.paused or channel.eof or channel.then == "close"):
-            return self._finish(channel, _reason(error))
+            return self.finish(channel, reason_of(error))
         if channel.child is not None and channel.then == "close":
-            return self._finish(channel, "closed")
+            return self.finish(channel, "closed")
         self._unwatch_write(channel)
         # These bytes will never be sent; for the gateway's accounts they are gone.
         count = sum(len(chunk) for chunk in channel.out)
         channel.out.clear()
         channel.write_shut = True
         if count:
-            self._facts.append((self.gateway.flushed, channel.conn, count))
+            self.note(self.gateway.flushed, channel.conn, count)
         if channel.child is not None:
             channel.stream.shutdown_write()
 
     def _shutdown_write(self, effect: fx.ShutdownWrite) -> None:
-        channel = self._channels.get(effect.conn)
+        channel = self.channels.get(effect.conn)
         if channel is not None and not channel.write_shut:
             channel.then = "shutdown"
             if not channel.watching_write:
@@ -357,200 +349,51 @@ class Body:
             channel.child.note_descendants()
         channel.stream.shutdown_write()
         if channel.eof and channel.child is None:
-            self._finish(channel, "both sides have ended")
+            self.finish(channel, "both sides have ended")
 
     def _close(self, effect: fx.Close) -> None:
-        channel = self._channels.get(effect.conn)
+        channel = self.channels.get(effect.conn)
         if channel is None:
-            return self._drop_dial(effect.conn)
+            return self.dials.drop(effect.conn)
         channel.then = "close"
         if not channel.eof and not channel.paused and channel.child is None:
             self.loop.unwatch(channel.stream.read_fd, False)
         if channel.write_shut:
-            self._finish(channel, "closed")
+            self.finish(channel, "closed")
         elif not channel.watching_write:
             self._flush(channel)
 
     def _abort(self, effect: fx.Abort) -> None:
-        channel = self._channels.get(effect.conn)
+        channel = self.channels.get(effect.conn)
         if channel is None:
-            return self._drop_dial(effect.conn)
-        self._finish(channel, "aborted", drop=True)
+            return self.dials.drop(effect.conn)
+        self.finish(channel, "aborted", drop=True)
 
-    def _finish(self, channel: Channel, reason: str, *, drop: bool = False) -> None:
+    def finish(self, channel: Channel, reason: str, *, drop: bool = False) -> None:
         """Close, and say so last. A child is ended and collected first."""
-        if self._channels.pop(channel.conn, None) is None:
+        if self.channels.pop(channel.conn, None) is None:
             return
         channel.out.clear()
         self._unwatch_write(channel)
         if not channel.eof:
             self.loop.unwatch(channel.stream.read_fd, False)
-        child = channel.child
-        if child is not None:
-            self._end_child(channel, child)
+        if channel.child is not None:
+            self.children.end(channel, channel.child)
         channel.stream.close(drop=drop)
-        self._facts.append((self.gateway.closed, channel.conn, reason))
-
-    # -- outgoing connections
-
-    def _resolve(self, effect: fx.Resolve) -> None:
-        def done(addresses: list[Address], reason: str) -> None:
-            if addresses:
-                self.tell(self.gateway.resolved, effect.lookup, addresses)
-            else:
-                self.tell(self.gateway.resolve_failed, effect.lookup, reason)
-
-        self.loop.resolve(effect.host, done)
-
-    def _connect(self, effect: fx.Connect) -> None:
-        conn = effect.conn
-        try:
-            sock = fd.start_connect(effect)
-        except OSError as error:
-            self._facts.append((self.gateway.connect_failed, conn, fd.reason_of(error)))
-            return
-        self._dials[conn] = (sock, effect.tls)
-        self.loop.watch(sock.fileno(), True, lambda: self._dialled(conn))
-
-    def _dialled(self, conn: int) -> None:
-        sock, options = self._dials[conn]
-        self.loop.unwatch(sock.fileno(), True)
-        try:
-            peer = fd.finish_connect(sock)
-            if options is None:
-                del self._dials[conn]
-                self._open(Channel(conn, fd.SocketStream(sock)))
-                return self.tell(self.gateway.connected, conn, peer, None)
-            stream = TlsStream(fd.SocketStream(sock), options)
-        except (OSError, ValueError) as error:
-            return self._dial_failed(conn, error)
-        self.loop.watch(sock.fileno(), False, lambda: self._shaking(conn, stream, peer))
-        self._shaking(conn, stream, peer)
-
-    def _shaking(self, conn: int, stream: TlsStream, peer: Peer) -> None:
-        try:
-            if not stream.handshake():
-                return
-        except OSError as error:
-            self.loop.unwatch(stream.read_fd, False)
-            return self._dial_failed(conn, error)
-        self.loop.unwatch(stream.read_fd, False)
-        del self._dials[conn]
-        channel = Channel(conn, stream)
-        self._open(channel)
-        self.tell(self.gateway.connected, conn, peer, stream.tls.facts())
-        # What came with the last step of the handshake is inside already: no descriptor will tell of it.
-        if self._channels.get(conn) is channel and not channel.paused:
-            self._readable(channel)
-
-    def _dial_failed(self, conn: int, error: Exception) -> None:
-        sock, _ = self._dials.pop(conn)
-        sock.close()
-        reason = _reason(error) if isinstance(error, OSError) else "the TLS settings cannot be used"
-        self.tell(self.gateway.connect_failed, conn, reason)
-
-    def _drop_dial(self, conn: int) -> None:
-        sock, _ = self._dials.pop(conn, (None, None))
-        if sock is not None:
-            self.loop.unwatch(sock.fileno(), True)
-            self.loop.unwatch(sock.fileno(), False)
-            sock.close()
-            self._facts.append((self.gateway.closed, conn, "aborted"))
-
-    # -- children
-
-    def _spawn(self, effect: fx.Spawn) -> None:
-        try:
-            child = process.spawn(effect)
-        except process.SpawnError as error:
-            self._facts.append((self.gateway.connect_failed, effect.conn, str(error)))
-            return
-        channel = Channel(effect.conn, child.stream, child)
-        peer = Peer(kind="child", pid=child.pid)
-        self._facts.append((self.gateway.connected, effect.conn, peer, None))
-        self._open(channel)
-        self.loop.watch(child.stderr_fd, False, lambda: self._read_stderr(channel, child))
-        if child.pidfd >= 0:
-            self.loop.watch(child.pidfd, False, lambda: self._exited(channel, child))
-        else:
-            self.loop.in_thread(child.wait_ended, lambda: self._exited(channel, child))
-
-    def _read_stderr(self, channel: Channel, child: Child) -> None:
-        """It is always drained, or the child would block."""
-        self._stderr(channel, child)
-
-    def _stderr(self, channel: Channel, child: Child) -> bool:
-        """Read what is on stderr once; false when no more is there."""
-        try:
-            data = os.read(child.stderr_fd, fd.READ_BYTES)
-        except BlockingIOError:
-            return False
-        except OSError:
-            data = b""
-        if data:
-            self.tell(self.gateway.received_stderr, channel.conn, data)
-            return True
-        self.loop.unwatch(child.stderr_fd, False)
-        child.close_stderr()
-        return False
-
-    def _signal(self, effect: fx.Signal) -> None:
-        channel = self._channels.get(effect.conn)
-        if channel is not None and channel.child is not None:
-            channel.child.signal(signal.SIGKILL if effect.which == "KILL" else signal.SIGTERM)
-
-    def _exited(self, channel: Channel, child: Child) -> None:
-        if child.status is not None:
-            return
-        self._collect(channel, child)
-        if channel.eof:
-            self._finish(channel, "exited")
-        else:
-            self.loop.later(EOF_GRACE_S, lambda: self._force_eof(channel))
-        self.turn()
-
-    def _collect(self, channel: Channel, child: Child) -> None:
-        """Reap; what the child said last on stderr is told before its exit."""
-        if child.pidfd >= 0:
-            self.loop.unwatch(child.pidfd, False)
-        status = child.reap()
-        left = STDERR_LAST_BYTES
-        while child.stderr_fd >= 0 and left > 0 and self._stderr(channel, child):
-            left -= fd.READ_BYTES
-        self._facts.append((self.gateway.exited, channel.conn, status))
-
-    def _force_eof(self, channel: Channel) -> None:
-        """The child is gone, but its stdout has not ended: somebody else holds it."""
-        if self._channels.get(channel.conn) is not channel:
-            return
-        if channel.paused or time.monotonic() - channel.last_read < EOF_GRACE_S:
-            return self.loop.later(EOF_GRACE_S, lambda: self._force_eof(channel))
-        self._end_read(channel)
-        self.turn()
-
-    def _end_child(self, channel: Channel, child: Child) -> None:
-        if child.status is None:
-            child.signal(signal.SIGKILL)
-            self._collect(channel, child)
-        if child.stderr_fd >= 0:
-            self.loop.unwatch(child.stderr_fd, False)
-            child.close_stderr()
+        self.doors.gone(channel.conn)
+        self.note(self.gateway.closed, channel.conn, reason)
 
     # -- the end
 
     def close(self) -> None:
         """Close and end everything, whatever state it is in. The gateway is told no more."""
         self.done = self._turning = True
-        for name in list(self._listeners):
-            self._unlisten(fx.Unlisten(name))
-        for read_fd, write_fd in self.stdio.values():
-            os.close(read_fd)
-            os.close(write_fd)
-        self.stdio.clear()
-        for conn in list(self._dials):
-            self._drop_dial(conn)
-        for channel in list(self._channels.values()):
-            self._finish(channel, "stopped", drop=True)
+        self.doors.close()
+        self.dials.close()
+        for channel in list(self.channels.values()):
+            self.finish(channel, "stopped", drop=True)
+        self.children.close()
 
-    def child_pids(self) -> set[int]:
-        return {c.child.pid for c in self._channels.values() if c.child is not None}
+
+def reason_of(error: OSError) -> str:
+    return tls_reason(error) if isinstance(error, ssl.SSLError) else fd.reason_of(error)

@@ -26,10 +26,13 @@ __all__ = [
     "SocketStream",
     "StdioStream",
     "Stream",
+    "Unusable",
     "accept",
     "address_of",
+    "check_unix_path",
     "finish_connect",
     "open_listener",
+    "peer_of",
     "reason_of",
     "start_connect",
     "take_stdio",
@@ -41,6 +44,12 @@ CHUNKS_AT_ONCE = 64
 # A pipe that poll calls writable takes this much without blocking (POSIX says at least 512; Linux has 4096).
 PIECE_BYTES = select.PIPE_BUF
 BACKLOG = 512
+# struct ucred (unix(7)): pid, uid, gid. Unsigned ids: -1 stands for "none that this namespace knows".
+CREDENTIALS = struct.Struct("iII")
+SOL_LOCAL, LOCAL_PEERCRED, LOCAL_PEERPID = 0, 1, 2
+XUCRED = struct.Struct("IIh2xI60x")
+# sun_path holds this much and a NUL byte.
+UNIX_PATH_BYTES = 107 if sys.platform == "linux" else 103
 # Errors of accept that concern one client and say nothing about the listener (accept(2)).
 TRANSIENT_ACCEPT = frozenset(
     {
@@ -62,6 +71,10 @@ Chunk: TypeAlias = bytes | memoryview
 Chunks: TypeAlias = deque[Chunk]
 
 
+class Unusable(OSError):
+    """What was asked for cannot be used, for a reason that is ours; its text is for people."""
+
+
 class Stream(Protocol):
     """One byte stream. A descriptor is -1 once it is closed."""
 
@@ -71,6 +84,8 @@ class Stream(Protocol):
     pollable: bool
     # What `read` gave last was the end of the stream too (only TLS can know).
     ended: bool
+    # More may be inside than the descriptor tells of (only TLS has such).
+    buffered: bool
 
     def read(self) -> bytes | None:
         """What is there; `None` if nothing is yet, `b""` at the end. Raises `OSError`."""
@@ -110,6 +125,7 @@ class SocketStream:
 
     pending = False
     ended = False
+    buffered = False
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -154,6 +170,7 @@ class PipeStream:
 
     pending = False
     ended = False
+    buffered = False
 
     def __init__(self, read_fd: int, write_fd: int) -> None:
         self.pollable = True
@@ -198,6 +215,7 @@ class StdioStream:
 
     pending = False
     ended = False
+    buffered = False
 
     def __init__(self, read_fd: int, write_fd: int) -> None:
         self.read_fd = read_fd
@@ -286,6 +304,8 @@ def reason_of(error: OSError) -> str:
     """A short text in words that are the operating system's, without paths or numbers."""
     if isinstance(error, socket.gaierror):
         return "name not known" if error.errno != socket.EAI_AGAIN else "name lookup failed for now"
+    if isinstance(error, Unusable):
+        return str(error)
     if error.errno is None:
         return type(error).__name__
     return os.strerror(error.errno).lower()
@@ -332,7 +352,36 @@ def accept(listener: socket.socket) -> tuple[SocketStream, Peer] | None:
             raise
         sock.setblocking(False)
         no_delay(sock)
-        return SocketStream(sock), Peer(kind="tcp", address=address_of(sockaddr))
+        return SocketStream(sock), peer_of(sock, sockaddr)
+
+
+def peer_of(sock: socket.socket, sockaddr: object) -> Peer:
+    """Who is at the other end; for a Unix socket the kernel says which user that is."""
+    if sock.family != socket.AF_UNIX:
+        return Peer(kind="tcp", address=address_of(sockaddr))
+    uid, gid, pid = _credentials(sock)
+    same = uid is not None and uid == os.geteuid()
+    return Peer(kind="unix", address=address_of(sockaddr), uid=uid, gid=gid, pid=pid, same_user=same)
+
+
+def _credentials(sock: socket.socket) -> tuple[int | None, int | None, int | None]:
+    """uid, gid and pid of the peer when it connected; `None` for what the system does not tell."""
+    try:
+        if hasattr(socket, "SO_PEERCRED"):
+            pid, uid, gid = CREDENTIALS.unpack(
+                sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+            )
+            return uid, gid, pid
+        if sys.platform == "darwin":
+            # struct xucred: version, uid, count of groups, groups.
+            data = sock.getsockopt(SOL_LOCAL, LOCAL_PEERCRED, XUCRED.size)
+            version, uid, count, first = XUCRED.unpack_from(data)
+            (pid,) = struct.unpack("i", sock.getsockopt(SOL_LOCAL, LOCAL_PEERPID, 4))
+            if version == 0:
+                return uid, first if count > 0 else None, pid
+    except (OSError, struct.error):
+        pass
+    return None, None, None
 
 
 def no_delay(sock: socket.socket) -> None:
@@ -341,10 +390,19 @@ def no_delay(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
+def check_unix_path(path: str) -> None:
+    """Raises `OSError` in words that help, where the system's own would not."""
+    if "\0" in path:
+        raise Unusable("an abstract socket has no permissions; name a file")
+    if len(os.fsencode(path)) > UNIX_PATH_BYTES:
+        raise Unusable(f"the path of the socket is longer than {UNIX_PATH_BYTES} bytes")
+
+
 def start_connect(effect: Connect) -> socket.socket:
     """Begin to dial. The socket becomes writable when it is decided. Raises `OSError`."""
     address = effect.address
     if address.path:
+        check_unix_path(address.path)
         family = socket.AF_UNIX
     else:
         family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
@@ -366,5 +424,4 @@ def finish_connect(sock: socket.socket) -> Peer:
     error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     if error:
         raise OSError(error, os.strerror(error))
-    kind = "unix" if sock.family == socket.AF_UNIX else "tcp"
-    return Peer(kind="unix" if kind == "unix" else "tcp", address=address_of(sock.getpeername()))
+    return peer_of(sock, sock.getpeername())

@@ -132,6 +132,8 @@ def spawn(effect: Spawn) -> Child:
     command = effect.argv[0]
     argv = list(effect.argv)
     pinned = -1
+    pipes: _Pipes | None = None
+    popen: subprocess.Popen[bytes] | None = None
     try:
         executable = command
         if effect.pin:
@@ -142,13 +144,13 @@ def spawn(effect: Spawn) -> Child:
                 raise SpawnError(f"cannot start {command}: not executable")
             argv = _limited(effect.limits, executable, argv, effect.env)
             executable = sys.executable
+        pipes = _Pipes()
         popen = subprocess.Popen(
             argv,
             executable=executable,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
+            stdin=pipes.theirs[0],
+            stdout=pipes.theirs[1],
+            stderr=pipes.theirs[2],
             cwd=effect.cwd,
             env=effect.env,
             close_fds=True,
@@ -164,19 +166,37 @@ def spawn(effect: Spawn) -> Child:
     finally:
         if pinned >= 0:
             os.close(pinned)
-    return _adopt_pipes(popen)
+        if pipes is not None and popen is None:
+            pipes.close()
+    assert pipes is not None
+    return pipes.adopted(popen)
 
 
-def _adopt_pipes(popen: subprocess.Popen[bytes]) -> Child:
-    """Take the pipes over from `popen`: this module closes them itself."""
-    assert popen.stdin and popen.stdout and popen.stderr
-    ends = []
-    for pipe in (popen.stdout, popen.stdin, popen.stderr):
-        ends.append(os.dup(pipe.fileno()))
-        pipe.close()
-    popen.stdin = popen.stdout = popen.stderr = None
-    os.set_blocking(ends[2], False)
-    return Child(popen, PipeStream(ends[0], ends[1]), ends[2])
+class _Pipes:
+    """The three pipes of a child. All that can fail for want of descriptors comes before the fork."""
+
+    def __init__(self) -> None:
+        self._open: list[int] = []
+        try:
+            for _ in range(3):
+                self._open += os.pipe()
+        except OSError:
+            self.close()
+            raise
+        (stdin, self._write), (self._read, stdout), (self._error, stderr) = zip(
+            self._open[::2], self._open[1::2], strict=True
+        )
+        self.theirs = (stdin, stdout, stderr)
+
+    def close(self) -> None:
+        for end in self._open:
+            os.close(end)
+
+    def adopted(self, popen: subprocess.Popen[bytes]) -> Child:
+        for end in self.theirs:
+            os.close(end)
+        os.set_blocking(self._error, False)
+        return Child(popen, PipeStream(self._read, self._write), self._error)
 
 
 def _open_pinned(command: str, pin: str) -> int:

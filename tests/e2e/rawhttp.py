@@ -147,11 +147,12 @@ class Http:
     def modern(self, method: str, number: Any = 1, **params: Any) -> Answer:
         return self.post(*modern(method, number, **params))
 
-    def raw(self, data: bytes, wait_s: float = WAIT_S) -> bytes:
+    def raw(self, data: bytes, half_close: bool = True) -> bytes:
         """Bytes as they are; all that comes back until the other side closes."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=wait_s) as sock:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=WAIT_S) as sock:
             sock.sendall(data)
-            sock.shutdown(socket.SHUT_WR)
+            if half_close:
+                sock.shutdown(socket.SHUT_WR)
             found = b""
             while part := sock.recv(65536):
                 found += part

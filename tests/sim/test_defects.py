@@ -5,13 +5,18 @@ Must never: keep a mark on what works.
 
 from __future__ import annotations
 
+import random
+
 import msgspec
 import pytest
 
-from fuzz.sim.clients import FORM
+from fuzz.sim import http
+from fuzz.sim.clients import FORM, LegacyPipe, PipeClient
 from fuzz.sim.scene import FAST, Scene
+from fuzz.sim.servers import HttpConn
 from fuzz.sim.streams import Faults
-from mcpgate_proto.effects import Address, Spawn
+from fuzz.sim.world import World
+from mcpgate_proto.effects import Address, Peer, Spawn
 
 LEGACY, MODERN, DUAL = ("legacy",), ("modern",), ("legacy", "modern")
 
@@ -85,33 +90,39 @@ def test_a_call_that_is_being_routed_ends_with_its_session() -> None:
 
 def test_timers_go_on_with_time() -> None:
     """A timer is never armed again for the very instant at which it fires."""
-    scene = Scene({"one": ("stdio", LEGACY)}, options={"one": {"timeout": 10.0}}).start()
+    scene = Scene({"one": ("stdio", LEGACY)}).start()
     scene.world.nudge = False
     client = scene.legacy()
-    for wait in (0.1, 0.3, 0.7, 1.1, 1.3, 1.7):
-        scene.run(wait)
-        client.tool("slow", token=1, steps=3, every=wait / 3)
-        client.tool("silent")
-        scene.run(25.0)
-    assert "nudge" not in scene.world.counts
+    client.listen()
+    draw = random.Random(7)
+    for _ in range(300):
+        scene.run(draw.uniform(0.1, 14.0))
+        scene.only.changed("tools")
+        scene.run(draw.uniform(16.0, 40.0))
 
 
-def test_one_refused_modern_probe_does_not_make_a_server_one_of_2024() -> None:
+def test_a_refused_modern_probe_does_not_make_a_server_one_of_2024() -> None:
     """F13: only a refused `initialize` hints at HTTP+SSE, and never for a server that has answered one."""
-    scene = Scene({"one": ("http", LEGACY)}).start()
-    scene.legacy()
-    scene.only.delays["initialize"] = 2.0
-    scene.only.crash()
-    scene.run(1.0)
+    scene = Scene({"one": ("http", LEGACY)})
+    model = scene.only
+    model.delays["initialize"] = 3.0
+    taken = 0
+
+    def some() -> HttpConn | None:
+        nonlocal taken
+        taken += 1
+        return model.connection() if taken in (1, 3) or scene.world.elapsed > 2.0 else None
+
+    scene.net.services["127.0.0.1", 9001] = some
+    scene.start()
     client = scene.modern()
-    for _ in range(40):
-        client.tool("echo")
-        scene.run(0.5)
-    scene.only.delays.clear()
+    client.tool("echo")
+    scene.run(2.0)
+    client.tool("echo")
     scene.run(60.0)
-    assert scene.world.logged("server_http_sse") == []
     call = client.tool("echo")
     scene.until(lambda: call.settled, 30)
+    assert scene.world.logged("server_http_sse") == []
     assert call.text == call.nonce
 
 
@@ -145,6 +156,7 @@ def test_a_server_over_http_that_was_down_at_the_start_is_probed_again() -> None
     scene.only.names_versions = False
     scene.start()
     scene.run(10.0)
+    assert scene.world.logged("server_era") == []
     scene.only.up = True
     scene.run(60.0)
     client = scene.modern()
@@ -256,30 +268,27 @@ def test_a_reload_that_removes_a_server_answers_what_is_being_routed_to_it() -> 
 
 def test_a_client_whose_first_initialize_was_malformed_can_still_initialize() -> None:
     scene = Scene({"one": ("stdio", LEGACY)}, listeners=("stdio",)).start()
-    client = scene.modern_pipe()
+    client = LegacyPipe(scene.world, "c1")
+    PipeClient.open(client)
     wrong = client.request("initialize", {"capabilities": {}})
-    right = client.request("initialize", {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {}})
+    right = client.initialize()
     scene.run(20.0)
     assert wrong.code == -32602
     assert right.answer is not None and "result" in right.answer
 
 
 def test_nothing_is_spawned_before_started_though_a_client_is_quick() -> None:
-    from fuzz.sim.world import World
-
     world = World(Scene({"one": ("stdio", LEGACY)}).config)
     gateway = world.gateway
     gateway.effects()
     gateway.listening(world.now, "http", Address(host="127.0.0.1", port=8080))
-    from mcpgate_proto.effects import Peer
-
     conn = gateway.accepted(world.now, "http", Peer(kind="tcp"))
     body = (
         b'{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25",'
         b'"capabilities":{},"clientInfo":{"name":"x","version":"1"}}}'
     )
-    head = b"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-    gateway.received(world.now, conn, head % len(body) + body)
+    headers = [("Host", "127.0.0.1:8080"), ("Content-Type", "application/json")]
+    gateway.received(world.now, conn, http.head("POST /mcp HTTP/1.1", headers, body))
     assert not any(isinstance(effect, Spawn) for effect in gateway.effects())
 
 

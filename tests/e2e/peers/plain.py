@@ -98,6 +98,9 @@ def answer(message: dict[str, Any]) -> None:
         result = {**hints, **call(params["name"], params.get("arguments") or {}, meta.get("progressToken"))}
     elif method in ("ping", "logging/setLevel"):
         result = {}
+    elif method == "tools/call":
+        send({"id": message["id"], "error": {"code": -32602, "message": "Unknown tool"}})
+        return
     else:
         send({"id": message["id"], "error": {"code": -32601, "message": "Method not found"}})
         return
