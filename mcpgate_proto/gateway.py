@@ -434,7 +434,7 @@ def _listen(config: ListenConfig) -> Listen:
 
 
 def _principal(peer: Peer) -> Principal:
-    """Until there is authentication, a Unix peer of our own user is local, anyone else nobody in particular."""
+    """Without authentication a Unix peer of our own user is local, anyone else nobody in particular."""
     return LOCAL if peer.kind == "unix" and peer.same_user else ANONYMOUS
 
 

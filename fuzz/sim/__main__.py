@@ -19,12 +19,16 @@ def main() -> int:
     parser.add_argument("--seeds", help="run seeds A up to and without B, as A:B")
     parser.add_argument("--trace", action="store_true", help="print every fact and effect")
     parser.add_argument("--digest", action="store_true", help="print seed and digest only")
-    parser.add_argument("--tolerate", default="", help="invariants whose known breach does not end a run: I2,I6")
+    parser.add_argument(
+        "--tolerate", default="", help="invariants whose known breach does not end a run: I2,I6"
+    )
     options = parser.parse_args()
     tolerate = tuple(name for name in options.tolerate.split(",") if name)
     if (options.seed is None) == (options.seeds is None):
         parser.error("give --seed N or --seeds A:B")
-    first, last = (options.seed, options.seed + 1) if options.seed is not None else map(int, options.seeds.split(":"))
+    first, last = (
+        (options.seed, options.seed + 1) if options.seed is not None else map(int, options.seeds.split(":"))
+    )
     begun = time.monotonic()
     failed = 0
     simulated = facts = completed = calls = 0.0

@@ -84,7 +84,8 @@ class Checkers:
         for problem in self.scene.problems():
             self._breach(problem)
         owner = {
-            client.name: "local" if isinstance(client, PipeClient) else "anonymous" for client in self.scene.clients
+            client.name: "local" if isinstance(client, PipeClient) else "anonymous"
+            for client in self.scene.clients
         }
         for server in self.scene.servers.values():
             for job in server.calls[self._listed :]:

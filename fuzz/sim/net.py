@@ -181,11 +181,17 @@ class Network:
             port += 1
             self.world.feed("listening", name, address)
 
-    def connect(self, listener: str, peer: PeerHandler, kind: str = "tcp", *, faults: Faults | None = None) -> bool:
+    def connect(
+        self, listener: str, peer: PeerHandler, kind: str = "tcp", *, faults: Faults | None = None
+    ) -> bool:
         """A client dials `listener`. False: refused."""
         if listener not in self.listens or self.world.stopped:
             return False
-        told = Peer(kind="stdio") if kind == "stdio" else Peer(kind="tcp", address=Address(host="127.0.0.1", port=50000))
+        told = (
+            Peer(kind="stdio")
+            if kind == "stdio"
+            else Peer(kind="tcp", address=Address(host="127.0.0.1", port=50000))
+        )
         if kind == "unix":
             told = Peer(kind="unix", uid=1000, same_user=True)
         # The stream has to be there before the effects of being accepted are carried out.
@@ -203,7 +209,9 @@ class Network:
             peer.opened()
         return True
 
-    def _open(self, conn: int, peer: PeerHandler, faults: Faults | None = None, *, child: bool = False) -> Stream:
+    def _open(
+        self, conn: int, peer: PeerHandler, faults: Faults | None = None, *, child: bool = False
+    ) -> Stream:
         stream = Stream(self, conn, peer, faults or self.faults, child=child)
         peer.stream = stream
         self.streams[conn] = stream

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fuzz.sim.clients import LegacyHttp, LegacyPipe, ModernHttp, ModernPipe
+from fuzz.sim.clients import LegacyPipe, ModernPipe
+from fuzz.sim.http_clients import LegacyHttp, ModernHttp
 from fuzz.sim.servers import ServerModel
 from fuzz.sim.world import World
 from mcpgate_proto import GatewayConfig, Limits, ListenConfig, ServerConfig
@@ -47,9 +48,12 @@ class Scene:
             configs.append(ServerConfig(name=name, transport=transport, **extra, **options.get(name, {})))  # type: ignore[arg-type]
             places.append((name, transport, eras, port))
         kinds = tuple(
-            ListenConfig(name=name, kind="stdio" if name.startswith("stdio") else "http") for name in listeners
+            ListenConfig(name=name, kind="stdio" if name.startswith("stdio") else "http")
+            for name in listeners
         )
-        self.config = GatewayConfig(servers=tuple(configs), listeners=kinds, limits=limits, log_level="debug", **config)
+        self.config = GatewayConfig(
+            servers=tuple(configs), listeners=kinds, limits=limits, log_level="debug", **config
+        )
         self.world = World(self.config, seed=seed, trace=trace)
         self.net = self.world.net
         self.servers: dict[str, ServerModel] = {}

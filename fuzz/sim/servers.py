@@ -373,7 +373,13 @@ class HttpConn:
             self.stream.send(data)
 
     def _refuse(self, status: int) -> None:
-        reasons = {200: "OK", 202: "Accepted", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed"}
+        reasons = {
+            200: "OK",
+            202: "Accepted",
+            400: "Bad Request",
+            404: "Not Found",
+            405: "Method Not Allowed",
+        }
         self._answering = False
         self._write(http.head(f"HTTP/1.1 {status} {reasons[status]}", []))
 

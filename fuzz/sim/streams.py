@@ -130,13 +130,19 @@ class Stream:
         return self.world.uniform(faults.delay)
 
     def _cut(self, size: int) -> int:
-        cut = self.faults.cuts[0] if len(self.faults.cuts) == 1 else self.world.random.choice(self.faults.cuts)
+        cut = (
+            self.faults.cuts[0] if len(self.faults.cuts) == 1 else self.world.random.choice(self.faults.cuts)
+        )
         return min(size, max(cut, size // 64))
 
     def _arm_out(self) -> None:
         if not self._out_armed and not self.over:
             self._out_armed = True
             self.world.after(self._delay(), self._move_out)
+
+    def _gone(self) -> bool:
+        """For after a call that may have ended the stream."""
+        return self.over
 
     def _move_out(self) -> None:
         self._out_armed = False
@@ -145,7 +151,7 @@ class Stream:
         if self._out and self._peer_closed and self._eof_told:
             self._finish("broken pipe")
             return
-        if self.world.chance(self.faults.reset):
+        if not self.lasting and not self.child and self.world.chance(self.faults.reset):
             self.world.count("reset")
             self.reset()
             return
@@ -160,10 +166,10 @@ class Stream:
             self._kernel += first[:size]
             self.queued -= size
             self.world.feed("flushed", self.conn, size)
-            if self.over:
+            if self._gone():
                 return
         self._deliver()
-        if self.over:
+        if self._gone():
             return
         if (self._out and len(self._kernel) < KERNEL_BYTES) or (self._kernel and self._reading):
             self._arm_out()

@@ -13,7 +13,8 @@ from collections.abc import Callable
 import msgspec
 
 from fuzz.sim.checkers import Checkers
-from fuzz.sim.clients import FORM, Call, HttpClient, LegacyHttp, LegacyPipe, ModernHttp, ModernPipe
+from fuzz.sim.clients import FORM, Call, LegacyPipe, ModernPipe
+from fuzz.sim.http_clients import HttpClient, LegacyHttp, ModernHttp
 from fuzz.sim.scene import Scene
 from fuzz.sim.servers import ServerModel
 from fuzz.sim.streams import Faults
@@ -46,7 +47,21 @@ QUIET_S = 150.0
 # A fresh call must be served within this: a whole backoff, a start, a handshake.
 FRESH_S = 45.0
 ERAS = (("legacy",), ("modern",), ("legacy", "modern"))
-TOOLS = ("echo", "echo", "echo", "slow", "slow", "ask", "ask", "big", "fail", "twice", "wrong", "garbage", "stray")
+TOOLS = (
+    "echo",
+    "echo",
+    "echo",
+    "slow",
+    "slow",
+    "ask",
+    "ask",
+    "big",
+    "fail",
+    "twice",
+    "wrong",
+    "garbage",
+    "stray",
+)
 KINDS = ("legacy http", "modern http", "legacy pipe", "modern pipe")
 
 
@@ -68,8 +83,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, seed: int) -> Options:
         draw = random.Random(seed * 2 + 1)
-        servers = {
-            f"s{number}": (draw.choice(("stdio", "http")), draw.choice(ERAS)) for number in range(draw.randint(1, 3))
+        servers: dict[str, tuple[str, tuple[str, ...]]] = {
+            f"s{number}": (draw.choice(("stdio", "http")), draw.choice(ERAS))
+            for number in range(draw.randint(1, 3))
         }
         pipe = draw.random() < 0.4
         kinds = [kind for kind in KINDS if "http" in kind]
@@ -202,7 +218,9 @@ class Run:
                     if call.answer is not None and "result" in call.answer:
                         break
                     if self.world.now > limit:
-                        raise Stuck(f"{name} does not serve a {kind} client after all has healed: {call.answer}")
+                        raise Stuck(
+                            f"{name} does not serve a {kind} client after all has healed: {call.answer}"
+                        )
                     self.scene.run(1.0)
 
     def _rest(self) -> None:
@@ -216,11 +234,15 @@ class Run:
     def _stop(self) -> None:
         self.world.feed("shutdown", 1.0)
         limits = LIMITS
-        within = 2.0 + limits.stop_wait_s + limits.term_wait_s + limits.close_timeout_s + limits.unsent_stall_s
+        within = (
+            2.0 + limits.stop_wait_s + limits.term_wait_s + limits.close_timeout_s + limits.unsent_stall_s
+        )
         self.world.until(lambda: self.world.stopped, within, "Stopped")
 
     def _outcome(self) -> Outcome:
-        calls = [call for client in self.scene.clients for call in client.calls if call.method == "tools/call"]
+        calls = [
+            call for client in self.scene.clients for call in client.calls if call.method == "tools/call"
+        ]
         completed = sum(1 for call in calls if call.answer is not None and "result" in call.answer)
         return Outcome(
             self.seed,
@@ -300,7 +322,9 @@ class Run:
         if sum(1 for call in client.calls[-40:] if not call.settled) > 12:
             return
         client.prefix = self._prefix(draw.choice(sorted(self.options.servers)))
-        tool = draw.choice(("die", "silent")) if self.world.chance(self.options.deadly) else draw.choice(TOOLS)
+        tool = (
+            draw.choice(("die", "silent")) if self.world.chance(self.options.deadly) else draw.choice(TOOLS)
+        )
         id = draw.randint(1, 3) if self.options.equal_ids and isinstance(client, HttpClient) else None
         call = client.tool(tool, id=id, token=draw.choice((None, 1, "t")), every=0.5, steps=4, size=200_000)
         if self.world.chance(self.options.fickle):

@@ -164,7 +164,9 @@ class Talk:
 
     def _wrong_era(self, message: Message, out: Out) -> None:
         if message["method"] == "initialize" and self.server.names_versions:
-            out(error(message["id"], -32022, "unsupported version", {"supported": [MODERN], "requested": "?"}))
+            out(
+                error(message["id"], -32022, "unsupported version", {"supported": [MODERN], "requested": "?"})
+            )
         else:
             out(error(message["id"], -32601, "method not found"))
 
@@ -339,7 +341,9 @@ class Talk:
         job.later(every, lambda: step(1))
 
     def _tool_big(self, job: Job) -> None:
-        job.answer({"content": [{"type": "text", "text": job.nonce}], "pad": "x" * job.args.get("size", 100_000)})
+        job.answer(
+            {"content": [{"type": "text", "text": job.nonce}], "pad": "x" * job.args.get("size", 100_000)}
+        )
 
     def _tool_fail(self, job: Job) -> None:
         job.finish(error(job.id, -32050, f"failed {job.nonce}", {"nonce": job.nonce}))
@@ -360,7 +364,14 @@ class Talk:
         self.on_end()
 
     def _tool_garbage(self, job: Job) -> None:
-        for line in (b"Traceback (most recent call last):\n", b"{]\n", b"\xff\xfe\n", b"[]\n", b"\n", b"null\n"):
+        for line in (
+            b"Traceback (most recent call last):\n",
+            b"{]\n",
+            b"\xff\xfe\n",
+            b"[]\n",
+            b"\n",
+            b"null\n",
+        ):
             self.raw(line)
         job.answer(text(job.nonce))
 

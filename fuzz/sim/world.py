@@ -49,7 +49,9 @@ class Event:
 class World:
     """One run. Everything in it hangs off one seed."""
 
-    def __init__(self, config: GatewayConfig, *, seed: int = 0, trace: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self, config: GatewayConfig, *, seed: int = 0, trace: Callable[[str], None] | None = None
+    ) -> None:
         self.random = random.Random(seed)
         self.now = START
         self.trace = trace

@@ -26,7 +26,10 @@ EVENTS = "text/event-stream"
 STREAM_HEADERS = [("Content-Type", EVENTS), ("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no")]
 ALLOWED_METHODS = "GET, POST, DELETE, OPTIONS"
 # C8: wildcards do not cover Authorization; `Mcp-Param-*` is reflected from what was asked for.
-ALLOWED_HEADERS = "Accept, Authorization, Content-Type, Last-Event-ID, MCP-Protocol-Version, Mcp-Method, Mcp-Name, Mcp-Session-Id"
+ALLOWED_HEADERS = (
+    "Accept, Authorization, Content-Type, Last-Event-ID, MCP-Protocol-Version",
+    "Mcp-Method, Mcp-Name, Mcp-Session-Id",
+)
 EXPOSED_HEADERS = "Mcp-Session-Id, WWW-Authenticate"
 
 
@@ -244,7 +247,7 @@ class HttpClient:
             params = [
                 name.strip() for name in asked.split(",") if name.strip().lower().startswith("mcp-param-")
             ]
-            allowed = ", ".join([ALLOWED_HEADERS, *params[:32]])
+            allowed = ", ".join([*ALLOWED_HEADERS, *params[:32]])
             extra = [
                 ("Access-Control-Allow-Methods", ALLOWED_METHODS),
                 ("Access-Control-Allow-Headers", allowed),
@@ -345,7 +348,7 @@ class HttpClient:
         return self.conn is not None and self.conn.pressed
 
     def _answered(self) -> None:
-        """The response is complete: the next request, or the end (write, half-close, bounded discard, close)."""
+        """The response is complete: the next request, or write, half-close, bounded discard, close."""
         conn = self.conn
         if conn is None:
             return

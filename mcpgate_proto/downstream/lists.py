@@ -9,7 +9,9 @@ from __future__ import annotations
 import msgspec
 
 from mcpgate_proto.hub import Hub
+from mcpgate_proto.mcp import content
 from mcpgate_proto.mcp.codes import Fault, FaultKind
+from mcpgate_proto.mcp.revisions import REVISIONS, Era
 from mcpgate_proto.relay.catalog import KINDS, Merged
 from mcpgate_proto.relay.exchange import Client, Members
 from mcpgate_proto.wire import jsonrpc
@@ -44,17 +46,27 @@ def unseal_cursor(hub: Hub, client: Client, params: Members) -> _Cursor | Fault 
         return bad
 
 
+def _spell(kind: str, revision: str, raw: Raw, era: Era) -> Raw | None:
+    """A definition from a server of `era` for a client of `revision` (L5, L20); None leaves it out."""
+    kind_of: content.ItemKind = kind  # type: ignore[assignment]
+    target = REVISIONS[revision]
+    if target.era is Era.LEGACY:
+        return content.down_item(kind_of, raw, target)
+    return raw if era is Era.MODERN else content.up_item(kind_of, raw)
+
+
 def page(hub: Hub, client: Client, kind: str, merged: Merged, cursor: _Cursor | None) -> Members | Fault:
-    """One page as result members: the items, and `nextCursor` if more follow."""
+    """One page as result members: the items as this client's revision has them, and `nextCursor`."""
+    spelled = merged.items.spelled(client.revision, lambda raw, era: _spell(kind, client.revision, raw, era))
     offset = 0
     if cursor is not None:
         if cursor.kind != kind or cursor.version != merged.version:
             return Fault(FaultKind.BAD_STATE, "the list has changed; start it again")
         offset = cursor.offset
     size = hub.config.page_size
-    items = merged.items[offset : offset + size] if offset or len(merged.items) > size else merged.items
+    items = spelled[offset : offset + size] if offset or len(spelled) > size else spelled
     result = {KINDS[kind].member: Raw(b"[" + b",".join(items) + b"]")}
-    if offset + size < len(merged.items):
+    if offset + size < len(spelled):
         following = msgspec.msgpack.encode(_Cursor(kind, merged.version, offset + size))
         expires = hub.wall + hub.limits.cursor_ttl_s
         sealed = hub.sealer.seal("cursor", client.principal.id, following, expires)

@@ -56,7 +56,7 @@ class StreamTable:
         return (stream, int(seq)) if stream is not None and int(seq) <= stream.seq else None
 
     def add(self, stream: EventStream, seq: int, event: bytes) -> None:
-        """Keep an event for replay, as far as the budget goes: finished streams give way, then older events."""
+        """Keep an event, as far as the budget goes: finished streams give way, then older events."""
         stream.kept.append((seq, event))
         self._bytes += len(event)
         if self._bytes > self._max_bytes:

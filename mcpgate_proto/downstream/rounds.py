@@ -134,23 +134,24 @@ class Rounds:
         principal = turn.client.principal.id
         return jsonrpc.to_raw(self.hub.sealer.seal("request-state", principal, sealed, self.hub.wall + ttl_s))
 
+    def converted(self, ask: Ask) -> Ask:
+        """A legacy server's question as a modern client is asked it (L1.3, I12)."""
+        aggregated = not self.hub.config.transparent
+        return Ask(ask.key, ask.method, content.up_question(ask.method, ask.params, aggregated=aggregated))
+
     def questions(self, asks: list[Ask], state: Raw | None) -> Members:
         """The members of an `input_required` result."""
         result: Members = {}
         if asks:
-            wanted = {
-                ask.key: jsonrpc.encode_object(
-                    {
-                        "method": jsonrpc.to_raw(ask.method),
-                        "params": jsonrpc.encode_object(content.embedded(ask.method, ask.params)),
-                    }
-                )
-                for ask in asks
-            }
+            wanted = {ask.key: _input_request(ask.method, ask.params) for ask in asks}
             result["inputRequests"] = jsonrpc.encode_object(wanted)
         if state is not None:
             result["requestState"] = state
         return result
+
+
+def _input_request(method: str, params: Members) -> Raw:
+    return jsonrpc.encode_object({"method": jsonrpc.to_raw(method), "params": jsonrpc.encode_object(params)})
 
 
 def bound(request: jsonrpc.Request) -> bytes:
@@ -261,6 +262,7 @@ class ModernCall:
             exchange.cancel("the client did not declare what the server asks for")
             self._answerer.refuse(self._turn, missing)
             return
+        asks = [self._rounds.converted(ask) for ask in asks]
         parked = self._rounds.parking.park(exchange, asks, bound(self._turn.request))
         if parked is None:
             self.over()
@@ -286,10 +288,12 @@ class ModernCall:
     def completed(self, result: Members) -> None:
         if not self.done:
             self.over()
+            fitted = content.up_result(self._turn.method, result)
             if self._turn.method in CACHEABLE:
                 # H21, H22: a legacy server gives no hints, and there is no safe default but these.
-                result = {"ttlMs": Raw(b"0"), "cacheScope": Raw(b'"private"'), **result}
-            self._answerer.finish(self._turn, result)
+                hints: Members = {name: result[name] for name in ("ttlMs", "cacheScope") if name in result}
+                fitted = {**fitted, "ttlMs": Raw(b"0"), "cacheScope": Raw(b'"private"'), **hints}
+            self._answerer.finish(self._turn, fitted)
 
     def failed(self, fault: Fault) -> None:
         if self.done:
@@ -316,7 +320,8 @@ class ModernCall:
         listed = values.items(values.object_or_empty(fault.data).get("elicitations", Raw(b"[]"))) or []
         asks = []
         for number, raw in enumerate(listed[: self._rounds.hub.limits.asks_per_call]):
-            asks.append(Ask(f"url-{number}", "elicitation/create", values.object_or_empty(raw)))
+            ask = Ask(f"url-{number}", "elicitation/create", values.object_or_empty(raw))
+            asks.append(self._rounds.converted(ask))
         if not asks:
             return False
         result = self._rounds.questions(asks, self._rounds.seal(self._turn, "again", b"", attempt))

@@ -18,7 +18,7 @@ from mcpgate_proto.downstream import lists, status
 from mcpgate_proto.downstream.live import FEATURES
 from mcpgate_proto.downstream.outlet import Outlet
 from mcpgate_proto.hub import SEVERITIES, Hub
-from mcpgate_proto.mcp import codes, meta
+from mcpgate_proto.mcp import codes, content, meta
 from mcpgate_proto.mcp.codes import Fault, FaultKind
 from mcpgate_proto.mcp.revisions import REVISIONS, Era, Revision, negotiate
 from mcpgate_proto.relay.catalog import Merged
@@ -297,7 +297,8 @@ class ClientSession:
         """From here on the request can be cancelled, also while it is still being routed."""
         hop = values.object_or_empty(request.params.get("_meta", values.EMPTY))
         token = hop.get("progressToken")
-        call = LegacyCall(self, request.id, outlet, jsonrpc.detach(token) if token is not None else None)
+        kept = jsonrpc.detach(token) if token is not None else None
+        call = LegacyCall(self, request.id, request.method, outlet, kept)
         self.calls[call] = None
         return call
 
@@ -424,9 +425,12 @@ def _for_modern(kept: Members) -> Members:
 class LegacyCall:
     """One request of a legacy client that a server works on. Implements `relay.exchange.Caller`."""
 
-    def __init__(self, session: ClientSession, id: RequestId, outlet: Outlet, token: Raw | None) -> None:
+    def __init__(
+        self, session: ClientSession, id: RequestId, method: str, outlet: Outlet, token: Raw | None
+    ) -> None:
         self.session = session
         self.id = id
+        self.method = method
         self.outlet = outlet
         self.exchange: Exchange | None = None
         self._token = token
@@ -468,14 +472,60 @@ class LegacyCall:
             self.outlet.notify(jsonrpc.encode_notification("notifications/message", params))
 
     def asked(self, asks: list[Ask], carry: Carry | None) -> None:
-        """The client's revision answers with responses: the round stays open, the questions go on its stream."""
+        """A legacy client answers with responses: the round stays open, the questions go on its stream."""
         for ask in asks:
-            message = self.session.question(ask, lambda given, key=ask.key: self._reply(key, given), self)  # type: ignore[misc]
-            if message is None:
-                refusal = Fault(FaultKind.METHOD_NOT_FOUND, "the client does not offer that")
-                self._reply(ask.key, Answer(fault=refusal))
+            if self.done:
+                return
+            if carry is None:
+                self._ask(ask, ask.params, lambda given, key=ask.key: self._reply(key, given))  # type: ignore[misc]
             else:
-                self.outlet.notify(message)
+                self._ask_across(ask)
+
+    def _ask(self, ask: Ask, params: Members, answer: Callable[[Answer], None]) -> None:
+        message = self.session.question(Ask(ask.key, ask.method, params), answer, self)
+        if message is None:
+            answer(Answer(fault=Fault(FaultKind.METHOD_NOT_FOUND, "the client does not offer that")))
+        else:
+            self.outlet.notify(message)
+
+    def _ask_across(self, ask: Ask) -> None:
+        """A modern server's question (L2): converted to the client's revision, its answer converted back."""
+        session = self.session
+        fitted = content.down_question(
+            ask.method,
+            ask.params,
+            session.revision,
+            session.capabilities,
+            session.hub.entropy.token(128),
+            aggregated=not session.hub.config.transparent,
+        )
+        if not isinstance(fitted, content.Refused):
+            self._ask(ask, fitted, lambda given: self._reply_across(ask, given))
+        elif fitted.result is not None:
+            self._reply(ask.key, Answer(fitted.result))
+        else:
+            assert fitted.fault is not None
+            self._reply_across(ask, Answer(fault=fitted.fault))
+
+    def _reply_across(self, ask: Ask, given: Answer) -> None:
+        """L4: a modern server can be given results only."""
+        if given.fault is None:
+            self._reply(ask.key, Answer(content.answer_for_modern(ask.method, given.result)))
+            return
+        told = content.error_answer(ask.method, given.fault)
+        if told is not None:
+            self._reply(ask.key, Answer(told))
+        elif self.exchange is not None and not self.done:
+            self.exchange.cancel("the client could not answer the server's question")
+            self._cannot_go_on(given.fault)
+
+    def _cannot_go_on(self, fault: Fault) -> None:
+        reason = f"the client did not answer the server's question: {fault.message[:200]}"
+        if self.method == "tools/call":
+            text = jsonrpc.to_raw([{"type": "text", "text": reason}])
+            self.completed({"content": text, "isError": Raw(b"true")})
+        else:
+            self.failed(Fault(FaultKind.INTERNAL, reason))
 
     def _reply(self, key: str, answer: Answer) -> None:
         if self.exchange is not None:
@@ -489,7 +539,8 @@ class LegacyCall:
     def completed(self, result: Members) -> None:
         if not self.done:
             self._over()
-            self.outlet.finish(jsonrpc.encode_result(self.id, values.without(result, *HINTS)))
+            fitted = content.down_result(self.method, values.without(result, *HINTS), self.session.revision)
+            self.outlet.finish(jsonrpc.encode_result(self.id, fitted))
 
     def failed(self, fault: Fault) -> None:
         if not self.done:

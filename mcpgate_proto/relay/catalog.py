@@ -54,11 +54,12 @@ TTL_MOST_MS = 24 * 3600 * 1000
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One primitive of one server. `own` is its name or URI there, `raw` its definition, `plan` its mirrored headers."""
+    """One primitive of one server: `own` is its name or URI there, `plan` its mirrored headers."""
 
     server: str
     own: str
     raw: Raw
+    era: Era
     plan: mirror.HeaderPlan | None = None
     template: templates.Template | None = None
 
@@ -90,10 +91,29 @@ class Part:
         self.waiters: list[Callable[[], None]] = []
 
 
+class Items:
+    """The definitions of one merged list, and how each kind of client is shown them."""
+
+    __slots__ = ("_spelled", "pairs")
+
+    def __init__(self, pairs: list[tuple[Raw, Era]]) -> None:
+        # Each with the era of the server that it came from.
+        self.pairs = pairs
+        self._spelled: dict[str, list[Raw]] = {}
+
+    def spelled(self, revision: str, spell: Callable[[Raw, Era], Raw | None]) -> list[Raw]:
+        """The definitions as clients of `revision` see them; `spell` gives None to leave one out."""
+        found = self._spelled.get(revision)
+        if found is None:
+            made = [spell(raw, era) for raw, era in self.pairs]
+            found = self._spelled[revision] = [raw for raw in made if raw is not None]
+        return found
+
+
 class Merged(msgspec.Struct, frozen=True):
     """One merged list: encoded items, and the caching hints of the whole (H22)."""
 
-    items: list[Raw]
+    items: Items
     ttl_ms: int
     private: bool
     # Changes when the list does: a cursor into an older one is refused.
@@ -102,7 +122,7 @@ class Merged(msgspec.Struct, frozen=True):
 
 class Table(msgspec.Struct, frozen=True):
     entries: dict[str, Entry]
-    items: list[Raw]
+    items: Items
     version: int
     # (server, own) -> shown, for names in results and for notifications.
     shown: dict[tuple[str, str], str]
@@ -182,7 +202,7 @@ class View:
 
     def _build(self, kind: Kind) -> Table:
         entries: dict[str, Entry] = {}
-        items: list[Raw] = []
+        pairs: list[tuple[Raw, Era]] = []
         shown: dict[tuple[str, str], str] = {}
         version = self.hub.serial()
         for server in self._servers.values():
@@ -201,8 +221,8 @@ class View:
                         continue
                 entries[name] = entry
                 shown[server.name, entry.own] = name
-                items.append(_renamed(entry.raw, kind.identity, entry.own, name))
-        return Table(entries, items, version, shown)
+                pairs.append((_renamed(entry.raw, kind.identity, entry.own, name), entry.era))
+        return Table(entries, Items(pairs), version, shown)
 
     def _shown(self, server: Server, kind: Kind, own: str) -> str:
         if kind.identity != "name":
@@ -377,7 +397,7 @@ class Walk:
                 plan = compiled
         template = templates.Template.compile(own) if kind.name == "templates" else None
         self._seen[own] = None
-        self._entries.append(Entry(self._server.name, own, jsonrpc.detach(raw), plan, template))
+        self._entries.append(Entry(self._server.name, own, jsonrpc.detach(raw), self._era, plan, template))
 
     def _finish(self) -> None:
         ttl_s = self._ttl_s or 0.0

@@ -150,7 +150,7 @@ class Target(Protocol):
 
 
 class Route(msgspec.Struct, frozen=True):
-    """Where an operation goes: the server, the params as that server knows them, the tool's mirrored headers."""
+    """Where an operation goes: the server, its own params, and the tool's mirrored headers."""
 
     server: str
     params: Members

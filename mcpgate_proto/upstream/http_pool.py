@@ -326,7 +326,7 @@ class HttpPool:
         target: str | None = None,
         farewell: bool = False,
     ) -> Ticket:
-        """Send one request, to `target` or the URL's own. The receiver is never called from within this call."""
+        """Send one request, to `target` or the URL's own. The receiver is not called from within."""
         ticket = Ticket(self, receiver, method, target or self.origin.target, headers, body, pinned)
         ticket.farewell = farewell
         self._waiting.append(ticket)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import msgspec
 
 from mcpgate_proto.hub import SEVERITIES, Hub
-from mcpgate_proto.mcp import codes
+from mcpgate_proto.mcp import codes, content
 from mcpgate_proto.mcp.codes import Fault, FaultKind
 from mcpgate_proto.mcp.revisions import LATEST_LEGACY, LEGACY_VERSIONS, REVISIONS, Era
 from mcpgate_proto.relay.exchange import Answer, Ask, Audience, Carry, Exchange, Members
@@ -92,6 +92,7 @@ class LegacySession(UpstreamSession):
 
     def compose(self, number: int, method: str, params: Members, exchange: Exchange | None) -> Outgoing:
         if exchange is not None:
+            params = content.down_params(method, params, REVISIONS[self.version])
             self._raise_level(exchange.operation.log_level)
             meta = dict(exchange.operation.meta)
             if exchange.operation.wants_progress:
@@ -118,11 +119,20 @@ class LegacySession(UpstreamSession):
         if question is None or self.over:
             return
         if answer.fault is None:
+            answer = self._fitting(question.ask.method, answer)
+        if answer.fault is None:
             message = jsonrpc.encode_result(question.id, answer.result)
         else:
             error = codes.to_legacy(answer.fault, REVISIONS[self.version])
             message = jsonrpc.encode_error(question.id, error.code, error.message, error.data)
         self.link.reply(message, question.origin)
+
+    def _fitting(self, method: str, answer: Answer) -> Answer:
+        """An answer as a server of this revision can take it (L5)."""
+        fitted = content.answer_for_legacy(method, answer.result, REVISIONS[self.version])
+        if isinstance(fitted, content.Refused):
+            return Answer(fault=fitted.fault) if fitted.result is None else Answer(fitted.result)
+        return Answer(fitted)
 
     def cancel(self, exchange: Exchange, reason: str) -> None:
         """L15: a legacy server is told; its answer, if it comes, is dropped."""

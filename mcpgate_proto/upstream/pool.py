@@ -29,22 +29,10 @@ from mcpgate_proto.upstream.session import EMPTY, FORGOTTEN, Done, PoolKey, Upst
 from mcpgate_proto.upstream.stream import ChildLink
 from mcpgate_proto.upstream.streamable_http import HttpLink
 from mcpgate_proto.upstream.supervisor import Supervisor
+from mcpgate_proto.upstream.waiting import Got, Session, Waiter, WaitingRoom
 from mcpgate_proto.upstream.watches import Watches
 
 __all__ = ["UpstreamServer"]
-
-Session = LegacySession | ModernSession
-Got = Callable[[Session | Fault], None]
-
-
-class Waiter(msgspec.Struct, eq=False):
-    """Someone who needs a session."""
-
-    client: Client
-    interactive: bool
-    got: Got
-    wanted: Callable[[], bool]
-    timer: Timer | None = None
 
 
 class UpstreamServer:
@@ -63,17 +51,18 @@ class UpstreamServer:
             self.eras = {Era.LEGACY: True, Era.MODERN: False}  # there is nothing modern on it (E5, E6)
         # Eras in which a session has been ready once: what was only assumed of the others is asked again.
         self._proven: dict[Era, bool] = {}
-        self._waiting: dict[Waiter, None] = {}
+        self._waiting = WaitingRoom(hub, self._serve, self._why_not)
         self._probe: Probe | None = None
         self._http: HttpPool | None = None
         self._sse = config.transport == "sse"
         self._supervisor = Supervisor(hub, config.name, self._again)
         self._watches = Watches()
+        # Sessions that somebody watches through: opened again once the server is back.
+        self._lost: dict[PoolKey, None] = {}
         self._stopped = not config.enabled
         self._warm = False  # keep one session up, so that lists and changes are at hand
         self._sweep: Timer | None = None
         self._health: Timer | None = None
-        self._pumping = False
 
     # -- life
 
@@ -100,7 +89,7 @@ class UpstreamServer:
             self._probe._link.stop()
         if self._http is not None:
             self._http.stop()
-        self._refuse_waiting(self._down("it was stopped"))
+        self._waiting.refuse_all(self._down("it was stopped"))
 
     def _link(self) -> Link:
         if self.config.transport == "stdio":
@@ -145,7 +134,7 @@ class UpstreamServer:
             return
         if found.era is None:
             self._supervisor.failed(found.reason)
-            self._refuse_waiting(self._down())
+            self._waiting.refuse_all(self._down())
             return
         self._supervisor.recovered()
         if found.era is Era.MODERN:
@@ -159,7 +148,7 @@ class UpstreamServer:
             self._adopt(found)
         else:
             self._warm_up()
-        self._pump()
+        self._waiting.pump()
 
     def _adopt(self, found: Finding) -> None:
         """The probe's link becomes the first session, so that the server starts once."""
@@ -209,6 +198,10 @@ class UpstreamServer:
 
     def _warm_up(self) -> None:
         """Have one session up without being asked; the first principal that needs it owns it (key None)."""
+        lost, self._lost = self._lost, {}
+        for key in lost:
+            if self.eras[key.era] and not self._stopped:
+                self._open(key)
         if self._warm and not self.sessions and not self._stopped:
             era = Era.MODERN if self.eras[Era.MODERN] else Era.LEGACY
             if self.eras[era]:
@@ -234,22 +227,13 @@ class UpstreamServer:
             return
         if len(self._waiting) >= self.hub.limits.calls:
             got(Fault(FaultKind.OVERLOADED, "too many calls are waiting"))
-            return
-        waiter.timer = self.hub.after(wait_s, "session wait", lambda: self._waited(waiter))
-        self._waiting[waiter] = None
+        else:
+            self._waiting.add(waiter, wait_s)
 
-    def _waited(self, waiter: Waiter) -> None:
-        waiter.timer = None
-        if waiter in self._waiting:
-            del self._waiting[waiter]
-            busy = any(session.ready for session in self.sessions)
-            told = (
-                f"server '{self.name}' is busy with other clients"
-                if busy
-                else f"server '{self.name}' is still starting"
-            )
-            kind = FaultKind.OVERLOADED if busy else FaultKind.UPSTREAM_DOWN
-            waiter.got(Fault(kind, told))
+    def _why_not(self) -> Fault:
+        if any(session.ready for session in self.sessions):
+            return Fault(FaultKind.OVERLOADED, f"server '{self.name}' is busy with other clients")
+        return Fault(FaultKind.UPSTREAM_DOWN, f"server '{self.name}' is still starting")
 
     def _serve(self, waiter: Waiter) -> bool:
         """Give the waiter its session or its refusal, if that can be done now."""
@@ -272,7 +256,7 @@ class UpstreamServer:
             if not session.ready:
                 starting = True
             elif session.available(client, waiter.interactive):
-                session.key = key
+                self._claim(session, key)
                 session.take(client, waiter.interactive)
                 waiter.got(session)
                 return True
@@ -288,6 +272,18 @@ class UpstreamServer:
         if (room and len(self.sessions) < limits.upstream_sessions_per_server) or self._evict():
             self._open(key)
         return False
+
+    def _claim(self, session: Session, key: PoolKey) -> None:
+        """A session that served nobody yet takes up what its new owner watches."""
+        if session.key != key:
+            session.key = key
+            self._rewatch(session)
+
+    def _rewatch(self, session: UpstreamSession) -> None:
+        """B7: a new session is subscribed to what the lost one was."""
+        if session.key.profile == b"{}":
+            for uri in self._watches.of(session.key.principal, session.era):
+                session.watch(uri, lambda fault: None)
 
     def _fits(self, session: Session, key: PoolKey) -> bool:
         mine = session.key
@@ -306,34 +302,6 @@ class UpstreamServer:
                 session.end("another client needs its place", None)
                 return True
         return False
-
-    def _pump(self) -> None:
-        """Serve whoever can be served now, in order of arrival."""
-        if self._pumping:
-            return
-        self._pumping = True
-        try:
-            for waiter in list(self._waiting):
-                if waiter not in self._waiting:
-                    continue
-                if not waiter.wanted():
-                    self._leave(waiter)
-                elif self._serve(waiter):
-                    self._leave(waiter)
-        finally:
-            self._pumping = False
-
-    def _leave(self, waiter: Waiter) -> None:
-        if waiter.timer is not None:
-            waiter.timer.cancel()
-        self._waiting.pop(waiter, None)
-
-    def _refuse_waiting(self, fault: Fault) -> None:
-        waiting, self._waiting = self._waiting, {}
-        for waiter in waiting:
-            if waiter.timer is not None:
-                waiter.timer.cancel()
-            waiter.got(fault)
 
     # -- relay.ports.Server
 
@@ -466,15 +434,12 @@ class UpstreamServer:
         self._proven[session.era] = True
         self._supervisor.recovered()
         self.hub.emit("info", "server_ready", server=self.name, era=session.era.value, pid=session.link.pid)
-        if session.key.profile == b"{}":
-            for uri in self._watches.of(session.key.principal, session.era):
-                session.watch(uri, lambda fault: None)
-        self._pump()
+        self._rewatch(session)
+        self._waiting.pump()
         self.listener.server_up(self.name, session.key.principal)
 
     def session_freed(self, session: UpstreamSession) -> None:
-        if self._waiting:
-            self._pump()
+        self._waiting.pump()
 
     def list_changed(self, session: UpstreamSession, kind: str) -> None:
         self.listener.catalog_changed(self.name, session.key.principal, kind)
@@ -501,7 +466,7 @@ class UpstreamServer:
                 self._open(session.key)
             return
         if fault is not None and self._trial_failed(session, fault):
-            self._pump()
+            self._waiting.pump()
             return
         self.hub.emit("notice", "server_session_over", server=self.name, reason=reason, **_stderr(session))
         if reason == FORGOTTEN and self.hub.now - session.began_at >= 1.0:
@@ -512,15 +477,17 @@ class UpstreamServer:
         if not was_ready and not self._proven and self.config.era == "auto":
             # F17: the assumption failed, or nothing was learned at all.
             self.eras = {Era.LEGACY: None, Era.MODERN: None}
+        if self._watches.of(session.key.principal, session.era):
+            self._lost[session.key] = None
         self._supervisor.failed(reason)
         if was_ready:
             for kind in ("tools", "prompts", "resources"):
                 self.listener.catalog_changed(self.name, session.key.principal, kind)
         elif self._supervisor.circuit_open:
-            self._refuse_waiting(self._down())
+            self._waiting.refuse_all(self._down())
 
     def _older_transport(self, fault: Fault) -> bool:
-        """F13: where a POST of `initialize` is refused with 400, 404 or 405, the server may be one of 2024."""
+        """F13: where a POST of `initialize` gets 400, 404 or 405, the server may be one of 2024."""
         if self.config.transport != "http" or self._sse or fault.code not in (400, 404, 405):
             return False
         self._sse = True
@@ -550,7 +517,7 @@ class UpstreamServer:
             return
         if self._warm or self._waiting:
             self._discover_era()
-        self._pump()
+        self._waiting.pump()
 
     def _check_health(self) -> None:
         """A session that does not answer is over (L10: `ping` for legacy, `server/discover` for modern)."""

@@ -7,26 +7,47 @@ and shell completion should not pay for them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mcpgate.control import Control
     from mcpgate_proto.config import GatewayConfig
+    from mcpgate_proto.effects import Address, Record
 
 __all__ = ["__version__", "run"]
 
 __version__ = "0.1.0"
 
 
-def run(config: GatewayConfig, *, backend: str = "asyncio") -> str | None:
-    """Run a gateway with `config` until it is told to stop (SIGINT, SIGTERM).
+def run(
+    config: GatewayConfig,
+    *,
+    runner: str = "asyncio",
+    grace_s: float = 5.0,
+    signals: bool = True,
+    reload: Callable[[], GatewayConfig | None] | None = None,
+    log: Callable[[Record], None] | None = None,
+    ready: Callable[[dict[str, Address]], None] | None = None,
+    control: Control | None = None,
+) -> str | None:
+    """Run a gateway with `config` until it is told to stop. Returns `None` then, else why it could not run.
 
-    `backend` is "asyncio" or "trio". Returns `None` after a clean stop, else why it could not run.
+    `runner` is "asyncio", "trio", "curio" or "blocking". SIGINT and SIGTERM stop it: calls in flight have
+    `grace_s` to finish; a second signal ends it at once. On SIGHUP it takes over what `reload` returns.
+    Outside the main thread there can be no signals: give `signals=False` and a `mcpgate.control.Control`,
+    whose `stop` and `reload` may be called from any thread. `log` gets each record; `ready` is called with
+    the bound address of each listener once clients are let in.
     """
-    import anyio
+    from mcpgate.control import Control, Options
+    from mcpgate.life import new_gateway, run_gateway
 
-    from mcpgate.asyncio_ import new_gateway, serve
-
-    async def main() -> str | None:
-        return (await serve(new_gateway(config))).failure
-
-    return anyio.run(main, backend=backend)
+    options = Options(
+        sink=log or (lambda record: None),
+        control=control or Control(),
+        signals=signals,
+        grace_s=grace_s,
+        reload=reload,
+        ready=ready or (lambda addresses: None),
+    )
+    return run_gateway(new_gateway(config), runner, options).failure

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mcpgate.control import Control, Options, Outcome
+from mcpgate.fd import Unusable
 from mcpgate.life import serving
 from mcpgate.polling import Alarms
 
@@ -165,7 +166,7 @@ class Watcher(threading.Thread):
             self.start()
         except RuntimeError as error:
             self._close()
-            raise OSError(None, "no more threads") from error
+            raise Unusable("no more threads") from error
 
     def take(self, job: Job | None) -> None:
         """Wait for `job` from now on, or (`None`) for nothing."""

@@ -72,7 +72,9 @@ class Channel:
 class Body:
     """Feeds one gateway and carries out what it asks for."""
 
-    def __init__(self, gateway: Any, loop: Loop, options: Options, *, most_clients: int | None = None) -> None:
+    def __init__(
+        self, gateway: Any, loop: Loop, options: Options, *, most_clients: int | None = None
+    ) -> None:
         from mcpgate.children import Children
         from mcpgate.dials import Dials
         from mcpgate.doors import Doors
@@ -243,7 +245,7 @@ class Body:
         self.read_inside(channel)
 
     def read_inside(self, channel: Channel) -> None:
-        """What came with the last step of a handshake is inside TLS already: no descriptor will tell of it."""
+        """What came with a handshake's last step is inside TLS already: no descriptor will tell of it."""
         if self.channels.get(channel.conn) is channel and not channel.paused and channel.then != "close":
             self.readable(channel)
 

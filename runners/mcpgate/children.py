@@ -54,7 +54,7 @@ class Children:
         body.note(body.gateway.connected, effect.conn, Peer(kind="child", pid=child.pid), None)
         if not body.open(channel):
             return
-        if not body.watch(channel, child.stderr_fd, False, lambda: self._read_stderr(channel, child)):
+        if not body.watch(channel, child.stderr_fd, False, lambda: self._hear(channel, child)):
             return
         if child.pidfd >= 0:
             body.watch(channel, child.pidfd, False, lambda: self._exited(channel, child))
@@ -79,6 +79,9 @@ class Children:
             channel.child.signal(signal.SIGKILL if effect.which == "KILL" else signal.SIGTERM)
 
     # -- what a child does
+
+    def _hear(self, channel: Channel, child: Child) -> None:
+        self._read_stderr(channel, child)
 
     def _read_stderr(self, channel: Channel, child: Child) -> bool:
         """Read what is on stderr once; false when no more is there."""

@@ -27,6 +27,7 @@ DEFAULT_PORT = 8080
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+RUNNERS = ("asyncio", "trio", "curio", "blocking")
 LEVELS = ("debug", "info", "notice", "warning", "error")
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -90,6 +91,11 @@ def cli() -> None:
 _record = click.option(
     "--record", metavar="FILE", default="", help="Record the run, for `mcpgate replay` (holds secrets)."
 )
+_runner = click.option(
+    "--runner",
+    type=click.Choice(RUNNERS),
+    help="What carries the connections; asyncio if nothing is said.",
+)
 _config = click.option(
     "-c", "--config", "config", metavar="FILE", type=click.Path(path_type=Path), help="The config file."
 )
@@ -125,7 +131,7 @@ def _settings(path: Path | None) -> Settings:
 
 
 def _check_host(host: str, behind_proxy: bool) -> None:
-    from mcpgate.settings import is_loopback
+    from mcpgate.listen_settings import is_loopback
 
     if not behind_proxy and not is_loopback(host):
         raise _fail(
@@ -141,8 +147,9 @@ def _check_host(host: str, behind_proxy: bool) -> None:
 @cli.command()
 @_config
 @click.option("--port", type=click.IntRange(0, 65535), help="Port of the first HTTP listener; 0: a free one.")
+@_runner
 @_record
-def serve(config: Path | None, port: int | None, record: str) -> int:
+def serve(config: Path | None, port: int | None, runner: str | None, record: str) -> int:
     """Run the gateway that a config describes.
 
     Without -c it takes ./mcpgate.toml, then mcpgate/mcpgate.toml in the XDG config folder. The file is
@@ -168,7 +175,7 @@ def serve(config: Path | None, port: int | None, record: str) -> int:
         Plan(
             gateway,
             log_file=settings.log_file,
-            backend=settings.runner,
+            runner=runner or settings.runner,
             record=record,
             config_path=settings.path if port is None else None,
         )
@@ -191,6 +198,7 @@ def serve(config: Path | None, port: int | None, record: str) -> int:
 )
 @_era
 @_log_level
+@_runner
 @_record
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND [ARGS]...")
 def run(
@@ -201,6 +209,7 @@ def run(
     env: tuple[str, ...],
     era: str,
     log_level: str,
+    runner: str | None,
     record: str,
     command: tuple[str, ...],
 ) -> int:
@@ -238,7 +247,7 @@ def run(
         log_level=log_level,  # type: ignore[arg-type]
         version=__version__,
     )
-    return run_plan(Plan(config, record=record))
+    return run_plan(Plan(config, runner=runner or "asyncio", record=record))
 
 
 @cli.command()
@@ -246,12 +255,19 @@ def run(
 @click.option("--ca-file", type=click.Path(exists=True, dir_okay=False), help="Trust this CA instead.")
 @_era
 @_log_level
+@_runner
 @_record
 @click.argument("url")
 def connect(
-    url: str, headers: tuple[str, ...], ca_file: str | None, era: str, log_level: str, record: str
+    url: str,
+    headers: tuple[str, ...],
+    ca_file: str | None,
+    era: str,
+    log_level: str,
+    runner: str | None,
+    record: str,
 ) -> int:
-    """Speak stdio to a client and Streamable HTTP to the server at URL.
+    """Speak stdio to a client, and HTTP or WebSocket (wss://) to the server at URL.
 
     A header may refer to a secret: -H 'Authorization: Bearer ${env:TOKEN}'.
     """
@@ -263,7 +279,7 @@ def connect(
     config = _remote(url, _headers(headers), ca_file, era)
     listeners = (ListenConfig(name="stdio", kind="stdio"),)
     config = msgspec.structs.replace(config, listeners=listeners, log_level=log_level)
-    return run_plan(Plan(config, record=record))
+    return run_plan(Plan(config, runner=runner or "asyncio", record=record))
 
 
 def _headers(lines: tuple[str, ...]) -> dict[str, str]:
@@ -283,14 +299,15 @@ def _headers(lines: tuple[str, ...]) -> dict[str, str]:
 
 
 def _remote(url: str, headers: dict[str, str], ca_file: str | None, era: str) -> GatewayConfig:
-    from mcpgate.settings import url_problem
+    from mcpgate.settings import SCHEMES, url_problem
     from mcpgate_proto.config import GatewayConfig, ServerConfig
 
-    if problem := url_problem(url):
-        raise _fail(f"the URL {problem}", "write it as https://host/path")
+    transport = "websocket" if url.startswith(("ws://", "wss://")) else "http"
+    if problem := url_problem(url, SCHEMES[transport]):
+        raise _fail(f"the URL {problem}", "write it as https://host/path, or wss://host/path")
     server = ServerConfig(
         name="remote",
-        transport="http",
+        transport=transport,  # type: ignore[arg-type]
         url=url,
         headers=headers,
         ca_file=ca_file,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -128,49 +129,43 @@ def beside(
 
     Raises what `work` raises, and `ConnectionError` if the gateway could not start.
     """
-    import anyio
-    import anyio.to_thread
+    from mcpgate.control import Control, Options
+    from mcpgate.life import new_gateway, run_gateway
 
-    from mcpgate import asyncio_
+    control = Control()
+    results: list[Result] = []
+    errors: list[BaseException] = []
+    workers: list[threading.Thread] = []
 
-    async def main() -> Result:
-        stop, ready = anyio.Event(), anyio.Event()
-        addresses: dict[str, Address] = {}
-
-        def on_ready(bound: dict[str, Address]) -> None:
-            addresses.update(bound)
-            ready.set()
-
-        options = asyncio_.Options(
-            sink=quiet_sink(),
-            stop=stop,
-            ready=on_ready,
-            stdio=stdio,
-            signals=False,
-            grace_s=GRACE_S,
-            own_process=True,
-        )
-
-        async def serve() -> None:
-            outcome = await asyncio_.serve(asyncio_.new_gateway(config), options)
-            if not ready.is_set():
-                raise ConnectionError(outcome.failure or "the gateway did not start")
-
-        results: list[Result] = []
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(serve)
-            await ready.wait()
+    def on_ready(addresses: dict[str, Address]) -> None:
+        def do() -> None:
             try:
-                results.append(await anyio.to_thread.run_sync(work, addresses, abandon_on_cancel=True))
+                results.append(work(addresses))
+            except BaseException as error:
+                errors.append(error)
             finally:
-                stop.set()
-        return results[0]
+                control.stop(GRACE_S)
 
-    try:
-        return anyio.run(main)
-    except BaseExceptionGroup as group:
-        # One thing went wrong; the group is only how it came up.
-        raise group.exceptions[0] from None
+        workers.append(threading.Thread(target=do, daemon=True))
+        workers[0].start()
+
+    options = Options(
+        sink=quiet_sink(),
+        control=control,
+        ready=on_ready,
+        stdio=stdio,
+        signals=False,
+        grace_s=GRACE_S,
+        own_process=True,
+    )
+    outcome = run_gateway(new_gateway(config), "asyncio", options)
+    for worker in workers:
+        worker.join()
+    if errors:
+        raise errors[0]
+    if not results:
+        raise ConnectionError(outcome.failure or "the gateway did not start")
+    return results[0]
 
 
 def quiet_sink() -> Callable[[Record], None]:

@@ -24,7 +24,9 @@ TYPES = {
     "streamableHttp": "http",
     "streamable_http": "http",
     "remote": "http",
-    "sse": "http",
+    "sse": "sse",
+    "ws": "websocket",
+    "websocket": "websocket",
 }
 # Read from a client's entry; all else there is the client's own business.
 KEYS = ("command", "args", "env", "cwd", "url", "headers")
@@ -76,12 +78,6 @@ def _server(name: str, path: str, entry: dict[str, Any], root: Table, problems: 
         server["transport"] = "http" if "url" in entry and "command" not in entry else "stdio"
     elif isinstance(kind, str) and kind in TYPES:
         server["transport"] = TYPES[kind]
-        if kind == "sse":
-            problems.warn(
-                f"{path}.type",
-                "the HTTP+SSE transport of 2024-11-05 cannot be dialled yet",
-                "the address is tried as Streamable HTTP; ask the server's makers for that one",
-            )
     else:
         problems.error(f"{path}.type", f"{kind!r} is not known", "write stdio or http")
     if entry.get("disabled") is True or entry.get("enabled") is False:

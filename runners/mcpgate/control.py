@@ -22,8 +22,9 @@ from mcpgate_proto.effects import Address, Record
 if TYPE_CHECKING:
     from mcpgate.body import Body
 
-__all__ = ["DEFAULT_GRACE_S", "Control", "Options", "Outcome"]
+__all__ = ["DEFAULT_GRACE_S", "RUNNERS", "Control", "Options", "Outcome"]
 
+RUNNERS = ("asyncio", "trio", "curio", "blocking")
 DEFAULT_GRACE_S = 5.0
 # One byte on the wake socket: a signal's number, or this for "look at the calls".
 LOOK = b"\0"
@@ -66,7 +67,7 @@ class Control:
 
     @contextlib.contextmanager
     def open(self, signals: list[int]) -> Iterator[None]:
-        """While this lasts, `fileno` becomes readable when there is word; `signals` are caught (main thread)."""
+        """While this lasts, `fileno` becomes readable when there is word, and `signals` are caught."""
         wake = socket.socketpair()
         for sock in wake:
             sock.setblocking(False)

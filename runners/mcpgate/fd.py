@@ -84,8 +84,6 @@ class Stream(Protocol):
     pollable: bool
     # What `read` gave last was the end of the stream too (only TLS can know).
     ended: bool
-    # More may be inside than the descriptor tells of (only TLS has such).
-    buffered: bool
 
     def read(self) -> bytes | None:
         """What is there; `None` if nothing is yet, `b""` at the end. Raises `OSError`."""
@@ -96,6 +94,10 @@ class Stream(Protocol):
     @property
     def pending(self) -> bool:
         """More is to be sent than what `write` was given (only TLS has such)."""
+
+    @property
+    def buffered(self) -> bool:
+        """There may be more to read than the descriptor tells of (only TLS has such)."""
 
     def shutdown_write(self) -> None: ...
     def close(self, *, drop: bool = False) -> None: ...

@@ -16,13 +16,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from mcpgate.body import Body, Loop
-from mcpgate.control import Options, Outcome
+from mcpgate.control import RUNNERS, Options, Outcome
 from mcpgate_proto.config import GatewayConfig
 
-__all__ = ["RUNNERS", "RunnerMissing", "new_gateway", "run_gateway", "serving"]
+__all__ = ["RunnerMissing", "new_gateway", "run_gateway", "serving"]
 
 SEED_BYTES = 32
-RUNNERS = ("asyncio", "trio", "curio", "blocking")
 # Each module has `run_<name>(gateway, options) -> Outcome`.
 MODULES = {
     "asyncio": "mcpgate.asyncio_",
@@ -61,9 +60,7 @@ def run_gateway(gateway: Any, runner: str, options: Options) -> Outcome:
 
 
 @contextlib.contextmanager
-def serving(
-    gateway: Any, loop: Loop, options: Options, *, most_clients: int | None = None
-) -> Iterator[Body]:
+def serving(gateway: Any, loop: Loop, options: Options, *, most_clients: int | None = None) -> Iterator[Body]:
     """A body that has been started, and whose `commanded` is to be called whenever `options.control` is
     readable. At the end everything it holds is closed, however the block ends."""
     signals: list[int] = []

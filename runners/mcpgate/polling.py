@@ -67,7 +67,7 @@ class PollLoop:
 
     def fileno(self) -> int:
         # The selectors of Linux and macOS have a descriptor; the interface does not promise one.
-        found: int = self._selector.fileno()  # type: ignore[attr-defined]
+        found: int = self._selector.fileno()
         return found
 
     def watch(self, fd: int, write: bool, ready: Call, pollable: bool = True) -> None:

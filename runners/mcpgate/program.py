@@ -6,6 +6,8 @@ Must never: write to stdout, which may belong to the protocol.
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -21,6 +23,7 @@ from mcpgate_proto.effects import Address, Record
 
 __all__ = ["EXIT_FAILURE", "EXIT_INTERRUPTED", "EXIT_OK", "EXIT_USAGE", "Plan", "run_plan", "tell"]
 
+IN_USE = os.strerror(errno.EADDRINUSE).lower()
 EXIT_OK = 0
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -33,7 +36,7 @@ class Plan:
 
     config: GatewayConfig
     log_file: str = ""
-    backend: str = "asyncio"
+    runner: str = "asyncio"
     record: str = ""
     # Re-read on SIGHUP.
     config_path: Path | None = None
@@ -48,14 +51,18 @@ def tell(text: str) -> None:
 
 def endpoint(listener: ListenConfig, address: Address) -> str:
     """Where clients find a listener."""
-    return f"http://{address}{listener.path}"
+    if listener.kind == "unix":
+        return str(address)
+    scheme = "http" if listener.tls is None else "https"
+    if address.path:
+        return f"{scheme}+{address}:{listener.path}"
+    return f"{scheme}://{address}{listener.path}"
 
 
 def run_plan(plan: Plan) -> int:
     """Run until told to stop; returns the exit code."""
-    import anyio
-
-    from mcpgate import asyncio_
+    from mcpgate.control import Options
+    from mcpgate.life import RunnerMissing, new_gateway, run_gateway
 
     try:
         sink = json_sink(plan.log_file) if plan.log_file else text_sink()
@@ -74,15 +81,18 @@ def run_plan(plan: Plan) -> int:
             return EXIT_USAGE
         gateway = recorder
     else:
-        gateway = asyncio_.new_gateway(plan.config)
-    options = asyncio_.Options(
+        gateway = new_gateway(plan.config)
+    options = Options(
         sink=sink,
         ready=plan.ready or (lambda addresses: _print_ready(plan.config, addresses)),
         own_process=True,
         reload=partial(_reload, plan.config_path, sink) if plan.config_path else None,
     )
     try:
-        outcome = anyio.run(asyncio_.serve, gateway, options, backend=plan.backend)
+        outcome = run_gateway(gateway, plan.runner, options)
+    except RunnerMissing as error:
+        tell(str(error))
+        return EXIT_USAGE
     finally:
         if recorder is not None:
             recorder.close()
@@ -94,7 +104,7 @@ def _print_ready(config: GatewayConfig, addresses: dict[str, Address]) -> None:
         address = addresses.get(listener.name)
         if address is None:
             continue
-        if listener.kind == "http":
+        if listener.kind != "stdio":
             tell(f"listening on {endpoint(listener, address)}")
         else:
             tell("speaking MCP on stdin and stdout")
@@ -103,8 +113,9 @@ def _print_ready(config: GatewayConfig, addresses: dict[str, Address]) -> None:
 def _exit_code(config: GatewayConfig, outcome: Any) -> int:
     for listener in config.listeners:
         if (reason := outcome.listen_failures.get(listener.name)) is not None:
-            where = Address(host=listener.host, port=listener.port)
-            tell(f"cannot listen on {where}: {reason}; choose another port (--port 0 takes a free one)")
+            where = Address(host=listener.host, port=listener.port, path=listener.socket_path)
+            mend = "; choose another port (--port 0 takes a free one)" if not where.path else ""
+            tell(f"cannot listen on {where}: {reason}{mend if reason == IN_USE else ''}")
     if outcome.failure is not None:
         tell(f"stopped: {escaped(outcome.failure)}")
         return EXIT_FAILURE

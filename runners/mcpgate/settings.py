@@ -18,22 +18,39 @@ import msgspec
 
 from mcpgate import __version__
 from mcpgate.clients import server_tables
+from mcpgate.control import RUNNERS
 from mcpgate.expand import Expander
 from mcpgate.launch import CommandError, child_env, resolve_command
+from mcpgate.listen_settings import (
+    DEFAULT_PORT,
+    absolute,
+    default_listener,
+    is_loopback,
+    read_listener,
+    socket_problem,
+)
 from mcpgate.tables import Problem, Problems, Table
 from mcpgate_proto.config import GatewayConfig, ListenConfig, ServerConfig
 from mcpgate_proto.effects import ProcessLimits
 from mcpgate_proto.limits import Limits
 from mcpgate_proto.relay.names import server_name_problem
 
-__all__ = ["DEFAULT_PORT", "Problem", "Settings", "SettingsError", "config_places", "find_config", "load"]
+__all__ = [
+    "DEFAULT_PORT",
+    "SCHEMES",
+    "Problem",
+    "Settings",
+    "SettingsError",
+    "config_places",
+    "find_config",
+    "load",
+    "url_problem",
+]
 
-DEFAULT_PORT = 8080
 CONFIG_NAME = "mcpgate.toml"
 CONFIG_BYTES = 4 * 1024 * 1024
 LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
-TRANSPORTS = ("stdio", "http", "websocket", "unix")
-RUNNERS = ("asyncio", "trio")
+TRANSPORTS = ("stdio", "http", "sse", "websocket", "unix")
 
 
 class SettingsError(Exception):
@@ -161,7 +178,7 @@ class _Reader:
     def read_client_file(self, path: Path) -> Settings:
         entries = server_tables(self.root, self.problems, server_name_problem)
         config = GatewayConfig(
-            servers=self._servers(entries), listeners=(_default_listener(),), version=__version__
+            servers=self._servers(entries), listeners=(default_listener(),), version=__version__
         )
         return Settings(config, path, warnings=self.problems.warnings)
 
@@ -227,14 +244,10 @@ class _Reader:
         cwd = table.text("cwd")
         if transport == "stdio":
             command = self._command(path, command, env, enabled)
-        elif transport == "http":
-            self._url(path, url)
-        elif enabled:
-            self.problems.error(
-                f"{path}.transport",
-                f"{transport!r} cannot be dialled by this version",
-                "use stdio or http, or set enabled = false",
-            )
+        elif transport == "unix":
+            socket_path = self._socket(path, socket_path)
+        else:
+            self._url(path, url, transport)
         server = ServerConfig(
             name=name,
             transport=transport,  # type: ignore[arg-type]
@@ -250,6 +263,7 @@ class _Reader:
             ca_file=self._file(f"{path}.ca_file", table.text("ca_file")),
             socket_path=socket_path,
             timeout=table.number("timeout", 30.0, least=0.001, most=86_400),
+            health_s=table.number("health_s", 0.0, most=86_400),
             metadata=table.any_map("metadata"),
             era=table.text("era", "auto", ("auto", "legacy", "modern")),  # type: ignore[arg-type]
             rename=table.text_map("rename"),
@@ -266,10 +280,13 @@ class _Reader:
         only = {
             "stdio": ("command", "args", "env", "pass_env", "cwd", "pin", "process_limits"),
             "http": ("url", "headers", "ca_file"),
+            "unix": ("socket_path",),
         }
         for other, keys in only.items():
-            for key in keys if other != transport else ():
-                if key in table.values and transport in only:
+            if other == transport or (other == "http" and transport in SCHEMES):
+                continue
+            for key in keys:
+                if key in table.values:
                     mend = f'write transport = "{other}", or remove the key'
                     self.problems.error(f"{path}.{key}", f"means nothing for transport {transport}", mend)
 
@@ -284,14 +301,25 @@ class _Reader:
             note(f"{path}.command", error.problem, error.mend)
             return command
 
-    def _url(self, path: str, url: str) -> None:
+    def _url(self, path: str, url: str, transport: str) -> None:
         if not url and f"{path}.url" in {problem.key for problem in self.problems.errors}:
             return
-        problem = url_problem(url)
+        plain, secure = schemes = SCHEMES[transport]
+        problem = url_problem(url, schemes)
         if problem:
-            self.problems.error(f"{path}.url", problem, "write it as https://host/path")
-        elif url.startswith("http://") and not is_loopback(urlsplit(url).hostname or ""):
-            self.problems.warn(f"{path}.url", "everybody on the way can read plain http", "use https")
+            self.problems.error(f"{path}.url", problem, f"write it as {secure}://host/path")
+        elif url.startswith(f"{plain}://") and not is_loopback(urlsplit(url).hostname or ""):
+            self.problems.warn(f"{path}.url", f"everybody on the way can read plain {plain}", f"use {secure}")
+
+    def _socket(self, path: str, given: str) -> str:
+        key = f"{path}.socket_path"
+        if not given:
+            self.problems.error(key, "is missing", 'write socket_path = "/path/of/the.sock"')
+            return ""
+        full = given if given.startswith(("@", "\0")) else absolute(self.base, given)
+        if problem := socket_problem(full):
+            self.problems.error(key, problem, "name a file with a shorter path")
+        return full
 
     def _folder(self, key: str, name: str) -> str:
         full = self.base / os.path.expanduser(name)
@@ -334,7 +362,7 @@ class _Reader:
     def _listeners(self) -> tuple[ListenConfig, ...]:
         entries = self._each("listen")
         if not entries:
-            return (_default_listener(),)
+            return (default_listener(),)
         found: list[ListenConfig] = []
         for number, (path, values) in enumerate(entries):
             listener = self._listener(path, values, number)
@@ -346,57 +374,21 @@ class _Reader:
                 self.problems.error(
                     f"{path}.name", "is the name of another listener too", "give each its own"
                 )
+            if listener.socket_path and any(other.socket_path == listener.socket_path for other in found):
+                self.problems.error(f"{path}.socket_path", "is another listener's too", "give each its own")
             found.append(listener)
         return tuple(found)
 
     def _listener(self, path: str, values: Any, number: int) -> ListenConfig:
-        table = self.table(values, path)
-        # Both words are in use for it.
-        kind = table.text("kind" if "kind" in table.values else "transport", "http", ("http", "stdio"))
-        table.known += ["kind"]
-        listener = ListenConfig(
-            name=table.text("name") or (kind if number == 0 else f"{kind}-{number + 1}"),
-            kind=kind,  # type: ignore[arg-type]
-            host=table.text("host", "127.0.0.1"),
-            port=table.whole("port", DEFAULT_PORT, most=65_535),
-            path=table.text("path", "/mcp"),
-            allowed_hosts=table.texts("allowed_hosts"),
-            allowed_origins=table.texts("allowed_origins"),
-            behind_proxy=table.flag("behind_proxy", False),
-        )
-        table.finish()
-        if not listener.path.startswith("/"):
-            self.problems.error(f"{path}.path", "does not begin with a slash", f'write "/{listener.path}"')
-        if kind == "http" and not listener.behind_proxy and not is_loopback(listener.host):
-            self.problems.error(f"{path}.host", *OPEN_HOST)
-        return listener
+        return read_listener(self.table(values, path), self.problems, number, self.base, self.env)
 
 
-# Until there is authentication, whoever reaches the port can use every server.
-OPEN_HOST = (
-    "is not a loopback address, and there is no authentication yet: everybody could use your servers",
-    'write host = "127.0.0.1", or behind_proxy = true where a proxy in front authenticates',
-)
+# Without and with TLS.
+SCHEMES = {"http": ("http", "https"), "sse": ("http", "https"), "websocket": ("ws", "wss")}
 
 
-def _default_listener() -> ListenConfig:
-    return ListenConfig(name="http", port=DEFAULT_PORT)
-
-
-def is_loopback(host: str) -> bool:
-    """`host` can only be reached from this machine."""
-    import ipaddress
-
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
-def url_problem(url: str) -> str:
-    """What is wrong with the address of an HTTP server, or nothing."""
+def url_problem(url: str, schemes: tuple[str, ...] = SCHEMES["http"]) -> str:
+    """What is wrong with the address of a server, or nothing."""
     if not url:
         return "is missing"
     try:
@@ -404,8 +396,8 @@ def url_problem(url: str) -> str:
         port_fits = parts.port is None or parts.port > 0
     except ValueError:
         return "is not a URL"
-    if parts.scheme not in ("http", "https") or not parts.hostname or not port_fits:
-        return "is not an http or https URL"
+    if parts.scheme not in schemes or not parts.hostname or not port_fits:
+        return f"is not an {' or '.join(schemes)} URL" if schemes[0] == "http" else "is not a ws or wss URL"
     if parts.username is not None or parts.password is not None:
         return "holds a user name or password, which would end up in logs"
     if parts.fragment:

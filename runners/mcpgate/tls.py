@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
-import ssl
 import os
+import ssl
 import time
 from collections import deque
 from collections.abc import Callable
@@ -121,7 +121,7 @@ class ServerContext:
 
 
 def client_session(options: TlsOptions) -> TlsSession:
-    """The client's side of one connection. Raises `OSError` or `ValueError` for options that cannot be used."""
+    """The client's side of one connection. Raises `OSError` or `ValueError` for unusable options."""
     return TlsSession(_context(options.ca_file), server_name=options.server_name)
 
 

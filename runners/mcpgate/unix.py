@@ -143,7 +143,7 @@ def _closing_on_error(fd: int) -> Iterator[None]:
 
 
 def _clear(folder: int, name: str, path: str) -> None:
-    """Remove a socket that was left behind, under the lock. Anything else at its place is a reason to stop."""
+    """Remove a socket that was left behind, under the lock. Anything else there is a reason to stop."""
     found = _lstat(folder, name)
     if found is None:
         return

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -78,10 +80,18 @@ def test_tools_and_call_of_an_address(run_gateway: MakeGateway, tmp_path: Path) 
     assert {"who", "echo"} <= {tool["name"] for tool in json.loads(done.stdout)}, done.stderr
     done = mcpgate("call", "who", "--url", gateway.url, cwd=tmp_path)
     assert (done.returncode, done.stdout.strip()) == (0, "plain"), done.stderr
-    url = gateway.url
-    gateway.stop()
-    done = mcpgate("call", "who", "--url", url, cwd=tmp_path)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
+
+
+def test_an_address_where_nobody_is(tmp_path: Path) -> None:
+    """Said at once: nothing is gained by trying again for half a minute."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    for command in (["tools"], ["call", "who"]):
+        start = time.monotonic()
+        done = mcpgate(*command, "--url", f"http://127.0.0.1:{port}/mcp", cwd=tmp_path)
+        assert done.returncode == 1, done
+        assert "Traceback" not in done.stderr and "refused" in done.stderr.lower()
+        assert time.monotonic() - start < 10.0
 
 
 def test_no_config(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_late_inputs_are_ignored(gone: bool) -> None:
     conn = gateway.accepted(10.0, "http", TCP) if gone else 77
     gateway.closed(10.0, conn, "reset")
     gateway.effects()
-    for late in (
+    lates: tuple[Callable[[], None], ...] = (
         lambda: gateway.received(10.0, conn, b"POST / HTTP/1.1\r\n\r\n"),
         lambda: gateway.received_eof(10.0, conn),
         lambda: gateway.received_stderr(10.0, conn, b"x\n"),
@@ -88,7 +88,8 @@ def test_late_inputs_are_ignored(gone: bool) -> None:
         lambda: gateway.closed(10.0, conn, "again"),
         lambda: gateway.resolved(10.0, conn, []),
         lambda: gateway.resolve_failed(10.0, conn, "nothing"),
-    ):
+    )
+    for late in lates:
         late()
         assert gateway.effects() == []
 

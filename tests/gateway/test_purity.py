@@ -41,11 +41,22 @@ STANDARD = {
     "urllib",
 }
 THIRD = {"h11", "msgspec", "cryptography", "wsproto", "joserfc"}
-WORLD = ("socket", "ssl", "asyncio", "threading", "subprocess", "selectors", "time", "random", "secrets", "logging")
+WORLD = (
+    "socket",
+    "ssl",
+    "asyncio",
+    "threading",
+    "subprocess",
+    "selectors",
+    "time",
+    "random",
+    "secrets",
+    "logging",
+)
 
 
 def _imports(path: Path) -> set[str]:
-    found = set()
+    found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found.update(name.name for name in node.names)
@@ -70,7 +81,11 @@ def test_no_set_is_iterated(path: Path) -> None:
         if isinstance(node, ast.For | ast.comprehension):
             looped.append(node.iter)
         for one in looped:
-            made = isinstance(one, ast.Call) and isinstance(one.func, ast.Name) and one.func.id in ("set", "frozenset")
+            made = (
+                isinstance(one, ast.Call)
+                and isinstance(one.func, ast.Name)
+                and one.func.id in ("set", "frozenset")
+            )
             assert not made and not isinstance(one, ast.Set | ast.SetComp), f"{path}:{one.lineno}"
 
 

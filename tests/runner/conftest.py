@@ -1,4 +1,4 @@
-"""A TLS server with an authority of its own, for the runner's outgoing connections.
+"""The runners under test, and a certificate authority of the tests' own.
 
 Must never: be reachable from elsewhere, or leave key material outside the test's folder.
 """
@@ -10,9 +10,11 @@ import datetime
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -20,13 +22,69 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from mcpgate import asyncio_
+from mcpgate.life import run_gateway
 from mcpgate_proto.effects import Address
+from tests.runner.fake import Harness, Run, running
+
+Start = Callable[..., AbstractContextManager[Harness]]
+UVLOOP = asyncio_.uvloop_factory()
+if UVLOOP is not None:
+    # Its library opens one pipe for the whole process with the first loop.
+    UVLOOP().close()
+NO_UVLOOP = pytest.mark.skipif(UVLOOP is None, reason="uvloop is not installed")
+
+
+@dataclass
+class Cell:
+    """A runner as it is chosen, and the event loop it finds."""
+
+    runner: str
+    uvloop: Any = None
+
+
+CELLS = {
+    "asyncio": Cell("asyncio"),
+    "uvloop": Cell("asyncio", UVLOOP),
+    "trio": Cell("trio"),
+    "curio": Cell("curio"),
+    "blocking": Cell("blocking"),
+}
+
+
+@pytest.fixture(params=[pytest.param(n, marks=NO_UVLOOP if n == "uvloop" else ()) for n in CELLS])
+def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs a gateway to its end, once on each runner."""
+    cell = CELLS[request.param]
+    monkeypatch.setattr(asyncio_, "uvloop_factory", lambda: cell.uvloop)
+    return lambda gateway, options: run_gateway(gateway, cell.runner, options)
+
+
+@pytest.fixture
+def start(run: Run) -> Start:
+    """A run in a thread, once on each runner: a context that ends it and counts what is left."""
+    return lambda gateway, **options: running(gateway, run, **options)
+
+
+@pytest.fixture(params=[name for name in CELLS if name != "uvloop"])
+def runner(request: pytest.FixtureRequest) -> str:
+    """The name of each runner, for the tests that start the command."""
+    return str(request.param)
 
 
 @dataclass
 class TlsServer:
     address: Address
     ca_file: str
+
+
+@dataclass
+class Certificates:
+    """Files of one authority: `issue` writes a certificate with its key."""
+
+    folder: Path
+    ca_file: str
+    issue: Callable[[str, str], str]
 
 
 def _certificate(
@@ -84,15 +142,27 @@ def _echo(sock: socket.socket, context: ssl.SSLContext) -> None:
 
 
 @pytest.fixture(scope="session")
-def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsServer]:
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     folder: Path = tmp_path_factory.mktemp("tls")
     ca, ca_key = _certificate("test authority", None)
-    leaf, leaf_key = _certificate("server.test", (ca.subject, ca_key))
     (folder / "ca.pem").write_bytes(ca.public_bytes(serialization.Encoding.PEM))
-    chain = folder / "server.pem"
-    chain.write_bytes(_pem(leaf_key) + leaf.public_bytes(serialization.Encoding.PEM))
+
+    def issue(name: str, file: str) -> str:
+        leaf, leaf_key = _certificate(name, (ca.subject, ca_key))
+        whole = _pem(leaf_key) + leaf.public_bytes(serialization.Encoding.PEM)
+        # As renewals are: a new file in the old one's place.
+        (folder / "new").write_bytes(whole)
+        (folder / "new").rename(folder / file)
+        return str(folder / file)
+
+    issue("server.test", "server.pem")
+    return Certificates(folder, str(folder / "ca.pem"), issue)
+
+
+@pytest.fixture(scope="session")
+def tls_server(certificates: Certificates) -> Iterator[TlsServer]:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(chain)
+    context.load_cert_chain(certificates.folder / "server.pem")
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def accept() -> None:
@@ -103,5 +173,5 @@ def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsServer]:
 
         threading.Thread(target=accept, daemon=True).start()
         host, port = server.getsockname()
-        yield TlsServer(Address(host=host, port=port), str(folder / "ca.pem"))
+        yield TlsServer(Address(host=host, port=port), certificates.ca_file)
         server.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,5 @@
-"""Known defects of the core, each in its smallest form. Strict: a repaired one must lose its mark here.
+"""Defects that simulation has found, each in its smallest form. One that is still there carries a strict mark
+with its place and cause; a repaired one loses the mark and stays as a test.
 
 Must never: keep a mark on what works.
 """
@@ -101,17 +102,21 @@ def test_timers_go_on_with_time() -> None:
         scene.run(draw.uniform(16.0, 40.0))
 
 
+@pytest.mark.xfail(
+    strict=True,
+    reason="upstream/pool.py _older_transport: a refused server/discover of a modern trial session latches HTTP+SSE for ever",
+)
 def test_a_refused_modern_probe_does_not_make_a_server_one_of_2024() -> None:
     """F13: only a refused `initialize` hints at HTTP+SSE, and never for a server that has answered one."""
     scene = Scene({"one": ("http", LEGACY)})
     model = scene.only
-    model.delays["initialize"] = 3.0
+    model.delays["initialize"] = 0.1
     taken = 0
 
     def some() -> HttpConn | None:
         nonlocal taken
         taken += 1
-        return model.connection() if taken in (1, 3) or scene.world.elapsed > 2.0 else None
+        return model.connection() if taken == 1 or scene.world.elapsed > 0.05 else None
 
     scene.net.services["127.0.0.1", 9001] = some
     scene.start()
@@ -139,7 +144,8 @@ def test_a_closing_connection_whose_peer_takes_nothing_is_dropped() -> None:
 
 def test_a_dial_that_is_given_up_does_not_disturb_the_next_one() -> None:
     """Two addresses, the first of which swallows everything."""
-    scene = Scene({"one": ("http", LEGACY)}, host="tools.example").start()
+    limits = msgspec.structs.replace(FAST, dial_timeout_s=1.0)
+    scene = Scene({"one": ("http", LEGACY)}, host="tools.example", limits=limits).start()
     scene.net.names["tools.example"] = ["10.0.0.1", "127.0.0.1"]
     scene.net.black_holes["10.0.0.1"] = None
     client = scene.legacy()
@@ -149,6 +155,32 @@ def test_a_dial_that_is_given_up_does_not_disturb_the_next_one() -> None:
     assert call.text == call.nonce
 
 
+@pytest.mark.xfail(
+    strict=True,
+    reason="upstream/http_pool.py HttpConnection.throttle: PauseRead for a connection that is still being dialled is lost",
+)
+def test_a_call_that_is_throttled_while_its_connection_is_dialled_stays_throttled() -> None:
+    """Backpressure: what a runner is told of a connection that is not up yet is lost."""
+    limits = msgspec.structs.replace(FAST, unsent_high_bytes=4_000, unsent_low_bytes=1_000)
+    scene = Scene({"one": ("http", MODERN)}, limits=limits, listeners=("http", "stdio")).start()
+    client = scene.modern_pipe()
+    warm = client.tool("echo")
+    scene.until(lambda: warm.settled, 10)
+    client.stream.read(False)
+    for _ in range(3):
+        client.tool("big", size=30_000)
+    scene.run(0.5)
+    scene.net.faults = msgspec.structs.replace(scene.net.faults, delay=(0.2, 0.2))
+    for _ in range(6):
+        client.tool("big", size=30_000)
+    scene.run(5.0)  # the network of the scene refuses a pause of what is not open
+    assert scene.problems() == []
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="upstream/probe.py link_lost: HttpLink.stop calls link_down at once, which is taken for evidence of a legacy server",
+)
 def test_a_server_over_http_that_was_down_at_the_start_is_probed_again() -> None:
     """D16, F17: no connection teaches nothing of its era."""
     scene = Scene({"one": ("http", MODERN)})
@@ -165,6 +197,10 @@ def test_a_server_over_http_that_was_down_at_the_start_is_probed_again() -> None
     assert call.text == call.nonce
 
 
+@pytest.mark.xfail(
+    strict=True,
+    reason="upstream/streamable_http.py notify: a POST without an answer has no clock and keeps its connection",
+)
 def test_a_server_that_never_acknowledges_notifications_does_not_use_up_the_connections() -> None:
     scene = Scene({"one": ("http", LEGACY)}).start()
     client = scene.legacy()
@@ -181,7 +217,9 @@ def test_a_server_that_never_acknowledges_notifications_does_not_use_up_the_conn
 
 
 @pytest.mark.parametrize("eras", [LEGACY, MODERN], ids=["legacy", "modern"])
-def test_a_server_that_leaves_its_answer_streams_open_does_not_use_up_the_connections(eras: tuple[str, ...]) -> None:
+def test_a_server_that_leaves_its_answer_streams_open_does_not_use_up_the_connections(
+    eras: tuple[str, ...],
+) -> None:
     scene = Scene({"one": ("http", eras)}).start()
     scene.only.streams_answers = True
     client = scene.modern()
@@ -266,6 +304,9 @@ def test_a_reload_that_removes_a_server_answers_what_is_being_routed_to_it() -> 
     assert call.over
 
 
+@pytest.mark.xfail(
+    strict=True, reason="downstream/stream.py _request: the session is made before initialize is found fit"
+)
 def test_a_client_whose_first_initialize_was_malformed_can_still_initialize() -> None:
     scene = Scene({"one": ("stdio", LEGACY)}, listeners=("stdio",)).start()
     client = LegacyPipe(scene.world, "c1")
@@ -277,6 +318,7 @@ def test_a_client_whose_first_initialize_was_malformed_can_still_initialize() ->
     assert right.answer is not None and "result" in right.answer
 
 
+@pytest.mark.xfail(strict=True, reason="gateway.py accepted: clients are served before started")
 def test_nothing_is_spawned_before_started_though_a_client_is_quick() -> None:
     world = World(Scene({"one": ("stdio", LEGACY)}).config)
     gateway = world.gateway
@@ -292,6 +334,9 @@ def test_nothing_is_spawned_before_started_though_a_client_is_quick() -> None:
     assert not any(isinstance(effect, Spawn) for effect in gateway.effects())
 
 
+@pytest.mark.xfail(
+    strict=True, reason="gateway.py shutdown: a GET stream counts as busy, so the whole grace passes"
+)
 def test_shutdown_does_not_wait_for_an_idle_get_stream() -> None:
     scene = Scene({"one": ("stdio", LEGACY)}).start()
     client = scene.legacy()
@@ -327,7 +372,8 @@ def test_upstream_sessions_are_deleted_when_the_gateway_stops() -> None:
     scene.legacy()
     scene.world.feed("shutdown", 0.0)
     scene.until(lambda: scene.world.stopped, 60, "Stopped")
-    assert [method for method, _, _ in scene.only.requests].count("DELETE") == 1
+    minted = scene.only.seen("initialize")
+    assert [method for method, _, _ in scene.only.requests].count("DELETE") == minted >= 1
 
 
 def test_reading_the_session_stream_again_does_not_repeat_what_was_delivered() -> None:
@@ -359,6 +405,10 @@ def test_a_server_that_cannot_be_asked_does_not_delay_the_resources_of_others() 
     assert read.took <= FAST.startup_wait_s + 0.5
 
 
+@pytest.mark.xfail(
+    strict=True,
+    reason="downstream/streamable_http.py PostReply.notify: a question to a client that takes JSON only is dropped, its call parked",
+)
 def test_a_question_to_a_client_that_takes_no_stream_is_refused() -> None:
     """It cannot be put to it, so the call must not be parked on it."""
     scene = Scene({"one": ("http", LEGACY)}).start()
@@ -369,6 +419,7 @@ def test_a_question_to_a_client_that_takes_no_stream_is_refused() -> None:
     assert call.text == f"{call.nonce}|refused"
 
 
+@pytest.mark.xfail(strict=True, reason="upstream/modern.py resume: begins on a session that is over")
 def test_a_call_continued_after_its_server_died_fails_at_once() -> None:
     """L2: a legacy client's answer to a modern server that has died meanwhile."""
     scene = Scene({"one": ("stdio", MODERN)}).start()
@@ -394,3 +445,23 @@ def test_exit_news_before_the_last_answer_does_not_lose_the_answer() -> None:
     process.exit(0)
     scene.until(lambda: call.settled, 10)
     assert call.text == call.nonce
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="upstream/legacy.py cancel: a request that still waits for its connection is sent all the same",
+)
+def test_a_cancelled_call_whose_request_was_not_sent_yet_is_not_sent() -> None:
+    """I6: over HTTP the cancellation would overtake the request, and the server carry it out."""
+    scene = Scene({"one": ("http", LEGACY)}, listeners=("http", "stdio")).start()
+    client = scene.legacy_pipe()
+    scene.only.tools = ("echo", "silent")
+    warm = client.tool("silent")
+    scene.run(10.0)  # the pool's idle connections are retired meanwhile
+    assert not warm.settled
+    scene.net.faults = msgspec.structs.replace(scene.net.faults, delay=(1.0, 1.0))
+    call = client.tool("echo")
+    scene.run(0.1)
+    client.cancel(call)
+    scene.run(10.0)
+    assert [job.nonce for job in scene.only.calls] == [warm.nonce]

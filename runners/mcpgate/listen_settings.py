@@ -1,0 +1,213 @@
+"""`[[listen]]` tables: where clients come in.
+
+Owns: what the keys of a listener mean, which of them go together, and the first look at its files.
+Must never: open a listener, or accept a setting that would let in everybody unasked.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mcpgate.tables import Problems, Table
+from mcpgate_proto.config import ListenConfig
+from mcpgate_proto.effects import ServerTls
+
+__all__ = ["DEFAULT_PORT", "absolute", "default_listener", "is_loopback", "read_listener", "socket_problem"]
+
+DEFAULT_PORT = 8080
+KINDS = ("http", "stdio", "unix")
+TLS_KEYS = ("tls_cert", "tls_key", "tls_client_ca", "tls_require_client")
+# Keys that say something to other kinds only: most likely `kind` itself is wrong.
+HTTP_KEYS = (
+    *("host", "port", "path", "websocket", "sse", "sse_path", "messages_path", *TLS_KEYS),
+    *("allowed_hosts", "allowed_origins", "behind_proxy"),
+)
+SOCKET_KEYS = ("socket_path", "socket_mode")
+OUT_OF_PLACE = {"stdio": (*HTTP_KEYS, *SOCKET_KEYS), "unix": HTTP_KEYS, "http": ()}
+# Until there is authentication, whoever reaches the port can use every server.
+OPEN_HOST = (
+    "is not a loopback address, and there is no authentication yet: everybody could use your servers",
+    'write host = "127.0.0.1", or behind_proxy = true where a proxy in front authenticates, '
+    "or tls_require_client = true with a tls_client_ca",
+)
+
+
+def default_listener() -> ListenConfig:
+    return ListenConfig(name="http", port=DEFAULT_PORT)
+
+
+def is_loopback(host: str) -> bool:
+    """`host` can only be reached from this machine."""
+    import ipaddress
+
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def absolute(base: Path, name: str) -> str:
+    return os.path.abspath(base / os.path.expanduser(name))
+
+
+def socket_problem(path: str) -> str:
+    """Why no socket can be at `path`, or nothing."""
+    # As in sys/un.h; less on macOS, where the listener itself will say so.
+    most = 107
+    if path.startswith(("@", "\0")) or "\0" in path:
+        return "is an abstract socket, which has no permissions"
+    if len(os.fsencode(path)) > most:
+        return f"is longer than the {most} bytes that the path of a socket can have"
+    return ""
+
+
+def read_listener(
+    table: Table, problems: Problems, number: int, base: Path, env: Mapping[str, str]
+) -> ListenConfig:
+    """One listener; what is wrong with it is noted."""
+    # Both words are in use for it.
+    kind = table.text("kind" if "kind" in table.values else "transport", "http", KINDS)
+    table.known += ["kind"]
+    name = table.text("name") or (kind if number == 0 else f"{kind}-{number + 1}")
+    listener = ListenConfig(
+        name=name,
+        kind=kind,  # type: ignore[arg-type]
+        host=table.text("host", "127.0.0.1"),
+        port=table.whole("port", DEFAULT_PORT, most=65_535),
+        socket_path=_socket_path(table, problems, kind, name, base, env),
+        socket_mode=_mode(table, problems),
+        path=table.text("path", "/mcp"),
+        websocket=table.flag("websocket", False),
+        sse=table.flag("sse", False),
+        sse_path=table.text("sse_path", "/sse"),
+        messages_path=table.text("messages_path", "/messages"),
+        tls=_tls(table, problems, base),
+        allowed_hosts=table.texts("allowed_hosts"),
+        allowed_origins=table.texts("allowed_origins"),
+        behind_proxy=table.flag("behind_proxy", False),
+    )
+    table.finish()
+    _check(table, problems, listener)
+    return listener
+
+
+def _check(table: Table, problems: Problems, listener: ListenConfig) -> None:
+    """What goes together."""
+    for key in OUT_OF_PLACE[listener.kind]:
+        if key in table.values:
+            problems.error(
+                table.key(key),
+                f"means nothing for kind {listener.kind}",
+                'write kind = "http", or remove the key',
+            )
+    paths = {"path": listener.path}
+    if listener.sse:
+        paths |= {"sse_path": listener.sse_path, "messages_path": listener.messages_path}
+    for key, path in paths.items():
+        if not path.startswith("/"):
+            problems.error(table.key(key), "does not begin with a slash", f'write "/{path}"')
+        elif list(paths.values()).count(path) > 1:
+            problems.error(table.key(key), "is the path of something else too", "give each its own")
+    if listener.kind == "http" and listener.socket_path:
+        for key in ("host", "port"):
+            if key in table.values:
+                problems.error(table.key(key), "goes with an address, not with a socket_path", "keep one")
+    elif listener.kind == "http" and not is_loopback(listener.host):
+        safe = listener.behind_proxy or (listener.tls is not None and listener.tls.require_client)
+        if not safe:
+            problems.error(table.key("host"), *OPEN_HOST)
+
+
+# -- sockets
+
+
+def _socket_path(
+    table: Table, problems: Problems, kind: str, name: str, base: Path, env: Mapping[str, str]
+) -> str:
+    given = table.text("socket_path")
+    if not given:
+        if kind != "unix":
+            return ""
+        runtime = env.get("XDG_RUNTIME_DIR", "")
+        if not os.path.isabs(runtime):
+            problems.error(
+                table.key("socket_path"),
+                "is missing, and XDG_RUNTIME_DIR is not set",
+                'write socket_path = "/path/of/the.sock"',
+            )
+            return ""
+        # The folder is made when the listener is opened, for its owner only.
+        given = os.path.join(runtime, "mcpgate", f"{name}.sock")
+    full = given if given.startswith(("@", "\0")) else absolute(base, given)
+    if problem := socket_problem(full):
+        problems.error(table.key("socket_path"), problem, "name a file with a shorter path")
+    return full
+
+
+def _mode(table: Table, problems: Problems) -> int:
+    """`0o660`, or the text "0660" for those who think of chmod."""
+    key = table.key("socket_mode")
+    value: Any = table.values.get("socket_mode", 0o600)
+    if isinstance(value, str):
+        table.known.append("socket_mode")
+        try:
+            mode = int(value, 8)
+        except ValueError:
+            mode = -1
+    else:
+        mode = table.whole("socket_mode", 0o600)
+    if not 0 <= mode <= 0o777 or mode & 0o600 != 0o600:
+        # 660 without its prefix is 1224 in octal.
+        problems.error(key, "is not the mode of a socket", "write it in octal, as 0o600 or 0o660")
+        return 0o600
+    if mode & 0o002:
+        problems.warn(key, "every user of this machine may connect", "write 0o600, or 0o660 for a group")
+    return mode
+
+
+# -- TLS
+
+
+def _tls(table: Table, problems: Problems, base: Path) -> ServerTls | None:
+    certificate, key = table.text("tls_cert"), table.text("tls_key")
+    authority = table.text("tls_client_ca")
+    require = table.flag("tls_require_client", False)
+    if not any(name in table.values for name in TLS_KEYS):
+        return None
+    before = len(problems.errors)
+    for name, value in (("tls_cert", certificate), ("tls_key", key)):
+        if not value and table.key(name) not in {problem.key for problem in problems.errors}:
+            problems.error(table.key(name), "is missing", f'write {name} = "file.pem"; TLS needs both')
+    if require and not authority:
+        mend = 'write tls_client_ca = "ca.pem": whose certificates are accepted'
+        problems.error(table.key("tls_require_client"), "needs a tls_client_ca", mend)
+    if len(problems.errors) > before:
+        return None
+    tls = ServerTls(
+        cert_file=absolute(base, certificate),
+        key_file=absolute(base, key),
+        client_ca_file=absolute(base, authority) if authority else None,
+        require_client=require,
+    )
+    _check_files(table, problems, tls)
+    return tls
+
+
+def _check_files(table: Table, problems: Problems, tls: ServerTls) -> None:
+    from mcpgate.fd import Unusable
+    from mcpgate.tls import server_context
+
+    try:
+        server_context(tls)
+    except Unusable as error:
+        problems.error(table.key("tls_cert"), str(error), "name a certificate chain and its key, in PEM")
+        return
+    if os.stat(tls.key_file).st_mode & (stat.S_IRWXO | stat.S_IWGRP):
+        mend = f"chmod 600 {tls.key_file}"
+        problems.warn(table.key("tls_key"), "other users of this machine can read the key", mend)
