@@ -24,6 +24,7 @@ from mcpgate_proto.downstream.http_sse import SseMessages, SseOpen
 from mcpgate_proto.downstream.modern import ModernFace
 from mcpgate_proto.downstream.stream import PipeClient
 from mcpgate_proto.downstream.streamable_http import McpEndpoint, Sessions
+from mcpgate_proto.downstream.websocket import WebSocketClient
 from mcpgate_proto.effects import (
     Address,
     Effect,
@@ -181,7 +182,8 @@ class Gateway:
             who = LOCAL if one.config.kind == "stdio" else _principal(peer)
             client = PipeClient(self._hub, self._relay, self._modern, who, self._client_gone)
         else:
-            client = HttpClient(self._hub, one.door, one.routes, _principal(peer), self._client_gone)
+            upgrade = self._upgrade if one.config.websocket else None
+            client = HttpClient(self._hub, one.door, one.routes, _principal(peer), self._client_gone, upgrade)
         conn = self._hub.accept(client)
         client.conn = conn
         if self._stopping or len(self._clients) >= self._hub.limits.connections:
@@ -193,6 +195,20 @@ class Gateway:
             client.is_stdio = one.config.kind == "stdio"
         client.attach(conn)
         return conn.id
+
+    def _upgrade(self, http: HttpClient, trailing: bytes) -> None:
+        """A connection goes over from HTTP to WebSocket."""
+        conn = http.conn
+        if conn is None:
+            return
+        client = WebSocketClient(self._hub, self._relay, self._modern, http.principal, self._client_gone)
+        self._clients.pop(http, None)
+        self._clients[client] = None
+        http.conn = None
+        conn.handler = client
+        client.attach(conn)
+        if trailing:
+            client.received(trailing)
 
     def accept_failed(self, now: float, listener: str, reason: str) -> None:
         """Out of descriptors, most likely: accept no more for a moment; what is open goes on."""

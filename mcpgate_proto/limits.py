@@ -66,6 +66,16 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     # A peer that takes nothing at all for this long is dropped (TCP user timeout is minutes).
     unsent_stall_s: float = 30.0
 
+    # -- WebSocket
+    ws_fragments: int = 1024
+    # Pings, pongs and closes; a browser sends one ping in 20 s at most. Also the burst.
+    ws_control_frames_per_s: int = 100
+    # Text frames that hold no message before the connection is closed with 1008.
+    ws_malformed: int = 20
+    # The websockets library: 20 s and 20 s.
+    ws_ping_interval_s: float = 20.0
+    ws_ping_timeout_s: float = 20.0
+
     # -- stdio
     # Lines on a child's stdout that are not JSON before its first message: banners of launchers.
     garbage_lines: int = 100

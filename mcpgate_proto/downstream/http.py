@@ -18,6 +18,7 @@ from mcpgate_proto.security.principal import Principal
 from mcpgate_proto.timers import Timer
 from mcpgate_proto.wire import http1_server as http1
 from mcpgate_proto.wire import jsonrpc, sse
+from mcpgate_proto.wire import websocket_handshake as handshake
 
 __all__ = ["EVENTS", "JSON", "Endpoint", "HttpClient", "Reply", "accepts"]
 
@@ -60,6 +61,7 @@ class HttpClient:
         routes: dict[str, Endpoint],
         principal: Principal,
         gone: Callable[[HttpClient], None],
+        upgrade: Callable[[HttpClient, bytes], None] | None = None,
     ) -> None:
         self.hub = hub
         self.principal = principal
@@ -67,6 +69,8 @@ class HttpClient:
         # Exact, undecoded paths (threats.md 3).
         self._routes = routes
         self._gone = gone
+        # Takes the connection over for WebSocket, with what has arrived beyond the request.
+        self._upgrade = upgrade
         self._codec = http1.HttpServerCodec(hub.limits)
         self.conn: Connection | None = None
         self.reply: Reply | None = None
@@ -235,6 +239,8 @@ class HttpClient:
             self.refuse(405, "the method is not allowed here", [("Allow", ALLOWED_METHODS)])
         elif head.method == "POST":
             self._post_opened(head)
+        elif head.upgrade and head.method == "GET" and self._upgrade is not None:
+            self._upgrade_opened(head, self._upgrade)
         elif not head.has_body:
             self._dispatch(b"")
         else:
@@ -269,6 +275,16 @@ class HttpClient:
             if head.expects_continue:
                 self._write(self._codec.continue_())
             self._await_body()
+
+    def _upgrade_opened(self, head: http1.RequestHead, upgrade: Callable[[HttpClient, bytes], None]) -> None:
+        found = handshake.check_upgrade(head)
+        if isinstance(found, handshake.Refusal):
+            self.refuse(found.status, found.reason, list(found.headers))
+            return
+        self._disarm()
+        trailing = self._codec.take_trailing()
+        self._write([found.response])
+        upgrade(self, trailing)
 
     def _await_body(self) -> None:
         self._body_since = self.hub.now

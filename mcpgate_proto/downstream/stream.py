@@ -51,6 +51,7 @@ class PipeClient:
         self._eof: Timer | None = None
         self._ended = False
         self.is_stdio = True
+        self.malformed = 0
 
     def attach(self, conn: Connection) -> None:
         self.conn = conn
@@ -99,6 +100,7 @@ class PipeClient:
         kind = type(message)
         if kind is jsonrpc.Malformed:
             self.hub.count("malformed_messages")
+            self.malformed += 1
             told = jsonrpc.encode_error(message.id, message.code, message.reason)  # type: ignore[union-attr]
             self.send(told) if batch is None else batch.answered(told)
         elif kind is jsonrpc.Request:

@@ -38,7 +38,7 @@ class Origin(msgspec.Struct, frozen=True):
     @classmethod
     def parse(cls, url: str) -> Origin:
         parts = urlsplit(url)
-        tls = parts.scheme == "https"
+        tls = parts.scheme in ("https", "wss")
         target = parts.path or "/"
         if parts.query:
             target += f"?{parts.query}"
@@ -308,7 +308,9 @@ class HttpPool:
         self.tls = (
             TlsOptions(server_name=self.origin.host, ca_file=config.ca_file) if self.origin.tls else None
         )
-        self._numeric = is_numeric(self.origin.host)
+        # HTTP over a Unix socket has nothing to look up either.
+        self._socket_path = config.socket_path
+        self._numeric = bool(config.socket_path) or is_numeric(self.origin.host)
         self._open: dict[HttpConnection, None] = {}
         self._idle: list[HttpConnection] = []
         self._waiting: deque[Ticket] = deque()
@@ -370,6 +372,8 @@ class HttpPool:
             return
         port = self.origin.port
         addresses = [Address(host=one.host, port=port) for one in found]
+        if self._socket_path:
+            addresses = [Address(path=self._socket_path)]
         connection = HttpConnection(self, ticket, addresses)
         self._open[connection] = None
 

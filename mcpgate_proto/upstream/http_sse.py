@@ -11,6 +11,7 @@ from urllib.parse import urljoin, urlsplit
 from mcpgate_proto.config import ServerConfig
 from mcpgate_proto.hub import Hub
 from mcpgate_proto.timers import Timer
+from mcpgate_proto.upstream.channel import OpenRequests
 from mcpgate_proto.upstream.http_pool import HttpPool, Origin, Ticket
 from mcpgate_proto.upstream.link import LinkOwner, Loss, Outgoing
 from mcpgate_proto.wire import jsonrpc, sse
@@ -43,8 +44,7 @@ class SseLink:
         self._stream: Ticket | None = None
         self._events: sse.SseDecoder | None = None
         self._endpoint: str | None = None
-        self._open: dict[int, None] = {}
-        self._throttled: dict[int, None] = {}
+        self._open = OpenRequests(self._pause)
         self._timer: Timer | None = None
         self._gone = False
 
@@ -105,7 +105,7 @@ class SseLink:
                 self._hub.count("upstream_garbage_messages")
                 continue
             if isinstance(message, jsonrpc.Result | jsonrpc.ErrorReply) and isinstance(message.id, int):
-                self._done(message.id)
+                self._open.done(message.id)
             if not self._gone:
                 self.owner.link_message(message, None)
 
@@ -126,8 +126,7 @@ class SseLink:
         self._pool.send(Posted(self, request), "POST", headers, message, target=self._endpoint)
 
     def request(self, outgoing: Outgoing) -> None:
-        self._open[outgoing.id] = None
-        self._balance()
+        self._open.add(outgoing.id)
         self._post(outgoing.message, outgoing.id)
 
     def notify(self, message: bytes) -> None:
@@ -138,28 +137,18 @@ class SseLink:
 
     def refused(self, request: int, loss: Loss, status: int) -> None:
         if request in self._open:
-            self._done(request)
+            self._open.done(request)
             self.owner.link_lost(request, loss, status)
 
     def abandon(self, request: int) -> None:
-        self._done(request)
-
-    def _done(self, request: int) -> None:
-        self._open.pop(request, None)
-        self._throttled.pop(request, None)
-        self._balance()
+        self._open.done(request)
 
     def throttle(self, request: int, on: bool) -> None:
-        if on and request in self._open:
-            self._throttled[request] = None
-        else:
-            self._throttled.pop(request, None)
-        self._balance()
+        self._open.throttle(request, on)
 
-    def _balance(self) -> None:
-        """As on a pipe: the stream is paused only while nobody else waits for it."""
+    def _pause(self, on: bool) -> None:
         if self._stream is not None:
-            self._stream.throttle(bool(self._throttled) and len(self._throttled) == len(self._open))
+            self._stream.throttle(on)
 
     def congested(self) -> bool:
         return False

@@ -26,6 +26,7 @@ from mcpgate_proto.upstream.link import Link
 from mcpgate_proto.upstream.modern import ModernSession
 from mcpgate_proto.upstream.probe import Finding, Probe, refused_modern
 from mcpgate_proto.upstream.session import EMPTY, FORGOTTEN, Done, PoolKey, UpstreamSession
+from mcpgate_proto.upstream.socket import SocketLink
 from mcpgate_proto.upstream.stream import ChildLink
 from mcpgate_proto.upstream.streamable_http import HttpLink
 from mcpgate_proto.upstream.supervisor import Supervisor
@@ -94,6 +95,8 @@ class UpstreamServer:
     def _link(self) -> Link:
         if self.config.transport == "stdio":
             return ChildLink(self.hub, self.config, _NOBODY)
+        if self.config.transport in ("websocket", "unix"):
+            return SocketLink(self.hub, self.config, _NOBODY)
         if self._http is None:
             self._http = HttpPool(self.hub, self.config)
         if self._sse:

@@ -13,6 +13,7 @@ from mcpgate_proto.config import ServerConfig
 from mcpgate_proto.effects import Peer, TlsFacts
 from mcpgate_proto.hub import Connection, Hub
 from mcpgate_proto.timers import Timer
+from mcpgate_proto.upstream.channel import OpenRequests
 from mcpgate_proto.upstream.link import LinkOwner, Outgoing
 from mcpgate_proto.wire import jsonrpc, lines
 
@@ -48,8 +49,7 @@ class ChildLink:
         self.last_stderr: list[str] = []
         self._garbage = 0
         self._spoke = False
-        self._throttled: dict[int, None] = {}
-        self._open: dict[int, None] = {}
+        self._open = OpenRequests(self._pause)
         self._status: int | None = None
         self._step: Timer | None = None
 
@@ -63,8 +63,7 @@ class ChildLink:
 
     def request(self, outgoing: Outgoing) -> None:
         if not outgoing.pinned:
-            self._open[outgoing.id] = None  # a listen waits for nothing in particular
-            self._balance()
+            self._open.add(outgoing.id)  # a listen waits for nothing in particular
         self._send(outgoing.message)
 
     def notify(self, message: bytes) -> None:
@@ -78,26 +77,15 @@ class ChildLink:
             self._conn.write([message, b"\n"])
 
     def abandon(self, request: int) -> None:
-        self._done(request)
+        self._open.done(request)
 
     def throttle(self, request: int, on: bool) -> None:
-        if on and request in self._open:
-            self._throttled[request] = None
-        else:
-            self._throttled.pop(request, None)
-        self._balance()
+        self._open.throttle(request, on)
 
-    def _done(self, request: int) -> None:
-        self._open.pop(request, None)
-        self._throttled.pop(request, None)
-        self._balance()
-
-    def _balance(self) -> None:
-        """Pause the child only while nobody else waits for it: one slow client must not stop another's
-        answers. What it alone asked for is then bounded by its own connection's hard bound."""
+    def _pause(self, on: bool) -> None:
         if self._conn is None:
             return
-        if self._throttled and len(self._throttled) == len(self._open):
+        if on:
             self._conn.hold("clients are slow")
         else:
             self._conn.release("clients are slow")
@@ -177,7 +165,7 @@ class ChildLink:
                 message = broken
             self._spoke = True
             if isinstance(message, jsonrpc.Result | jsonrpc.ErrorReply) and isinstance(message.id, int):
-                self._done(message.id)
+                self._open.done(message.id)
             if self.stage in (Stage.UP, Stage.ENDING):
                 self.owner.link_message(message, None)
 
@@ -270,5 +258,4 @@ class ChildLink:
         told, self.stage = self.stage, Stage.GONE
         if told is not Stage.GONE:
             self._open.clear()
-            self._throttled.clear()
             self.owner.link_down(reason)

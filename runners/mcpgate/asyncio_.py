@@ -7,6 +7,7 @@ Must never: hold protocol knowledge, or leave a task, descriptor or child behind
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -87,6 +88,7 @@ class AsyncioLoop:
         self._alarm: asyncio.TimerHandle | None = None
         self._handles: set[asyncio.TimerHandle] = set()
         self._watched: set[tuple[int, bool]] = set()
+        self._beside: PollLoop | None = None
         # What the kernel cannot tell of (regular files): the call is put at the end of the queue each time.
         self._always: dict[tuple[int, bool], Callable[[], None]] = {}
 
@@ -100,12 +102,24 @@ class AsyncioLoop:
         key = (fd, write)
         if key in self._watched or key in self._always:
             return
-        if pollable:
+        if pollable and self._would_change(fd):
+            self._watch_beside(fd, write, ready)
+        elif pollable:
             (self._loop.add_writer if write else self._loop.add_reader)(fd, self._guarded, ready)
             self._watched.add(key)
         else:
             self._always[key] = ready
             self._loop.call_soon(self._again, key, ready)
+
+    def _would_change(self, fd: int) -> bool:
+        """libuv makes what it watches non-blocking; what we inherited must stay as it is."""
+        return not isinstance(self._loop, asyncio.SelectorEventLoop) and os.get_blocking(fd)
+
+    def _watch_beside(self, fd: int, write: bool, ready: Callable[[], None]) -> None:
+        if self._beside is None:
+            self._beside = PollLoop()
+            self._loop.add_reader(self._beside.fileno(), self._guarded, self._beside.turn)
+        self._beside.watch(fd, write, ready)
 
     def _again(self, key: tuple[int, bool], ready: Callable[[], None]) -> None:
         if self._always.get(key) is ready:
@@ -116,8 +130,8 @@ class AsyncioLoop:
         if (fd, write) in self._watched:
             self._watched.discard((fd, write))
             (self._loop.remove_writer if write else self._loop.remove_reader)(fd)
-        else:
-            self._always.pop((fd, write), None)
+        elif self._always.pop((fd, write), None) is None and self._beside is not None:
+            self._beside.unwatch(fd, write)
 
     def _guarded(self, call: Callable[[], None]) -> None:
         """The loop would log an exception of a callback and go on; a broken runner must end instead."""
@@ -156,3 +170,6 @@ class AsyncioLoop:
         self._always.clear()
         for fd, write in list(self._watched):
             self.unwatch(fd, write)
+        if self._beside is not None:
+            self._loop.remove_reader(self._beside.fileno())
+            self._beside.close()

@@ -59,7 +59,7 @@ def server_context(options: ServerTls) -> ssl.SSLContext:
         # An encrypted key would make OpenSSL ask on the terminal; it gets an empty answer instead.
         context.load_cert_chain(options.cert_file, options.key_file, password="")
     except ssl.SSLError as error:
-        reason = (error.reason or "not PEM").replace("_", " ").lower()
+        reason = error.reason.replace("_", " ").lower() if error.reason else "not PEM"
         raise Unusable(f"cannot use {options.cert_file} with {options.key_file}: {reason}") from None
     if options.client_ca_file is not None:
         try:

@@ -104,7 +104,7 @@ def test_timers_go_on_with_time() -> None:
 
 @pytest.mark.xfail(
     strict=True,
-    reason="upstream/pool.py _older_transport: a refused server/discover of a modern trial session latches HTTP+SSE for ever",
+    reason="upstream/pool.py _older_transport: a refused server/discover latches HTTP+SSE for ever",
 )
 def test_a_refused_modern_probe_does_not_make_a_server_one_of_2024() -> None:
     """F13: only a refused `initialize` hints at HTTP+SSE, and never for a server that has answered one."""
@@ -157,7 +157,7 @@ def test_a_dial_that_is_given_up_does_not_disturb_the_next_one() -> None:
 
 @pytest.mark.xfail(
     strict=True,
-    reason="upstream/http_pool.py HttpConnection.throttle: PauseRead for a connection that is still being dialled is lost",
+    reason="upstream/http_pool.py HttpConnection.throttle: PauseRead of what is still dialled is lost",
 )
 def test_a_call_that_is_throttled_while_its_connection_is_dialled_stays_throttled() -> None:
     """Backpressure: what a runner is told of a connection that is not up yet is lost."""
@@ -179,7 +179,7 @@ def test_a_call_that_is_throttled_while_its_connection_is_dialled_stays_throttle
 
 @pytest.mark.xfail(
     strict=True,
-    reason="upstream/probe.py link_lost: HttpLink.stop calls link_down at once, which is taken for evidence of a legacy server",
+    reason="upstream/probe.py link_lost: HttpLink.stop calls link_down at once, taken for 'legacy'",
 )
 def test_a_server_over_http_that_was_down_at_the_start_is_probed_again() -> None:
     """D16, F17: no connection teaches nothing of its era."""
@@ -199,7 +199,7 @@ def test_a_server_over_http_that_was_down_at_the_start_is_probed_again() -> None
 
 @pytest.mark.xfail(
     strict=True,
-    reason="upstream/streamable_http.py notify: a POST without an answer has no clock and keeps its connection",
+    reason="upstream/streamable_http.py notify: a POST that is never answered has no clock",
 )
 def test_a_server_that_never_acknowledges_notifications_does_not_use_up_the_connections() -> None:
     scene = Scene({"one": ("http", LEGACY)}).start()
@@ -407,7 +407,7 @@ def test_a_server_that_cannot_be_asked_does_not_delay_the_resources_of_others() 
 
 @pytest.mark.xfail(
     strict=True,
-    reason="downstream/streamable_http.py PostReply.notify: a question to a client that takes JSON only is dropped, its call parked",
+    reason="downstream/streamable_http.py notify: a question to a client that takes JSON only is lost",
 )
 def test_a_question_to_a_client_that_takes_no_stream_is_refused() -> None:
     """It cannot be put to it, so the call must not be parked on it."""
