@@ -175,8 +175,8 @@ class Gateway:
         """A client came in. Returns the id of its connection."""
         self._enter(now)
         one = self._listener(listener)
-        if one.door is None:
-            raise LocalProtocolError("accepted before listening")
+        if one.door is None or not self._started:
+            raise LocalProtocolError("accepted before listening and started")
         client: HttpClient | PipeClient
         if one.config.kind != "http":
             who = LOCAL if one.config.kind == "stdio" else _principal(peer)

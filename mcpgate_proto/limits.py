@@ -119,6 +119,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     probe_timeout_s: float = 30.0
     handshake_timeout_s: float = 60.0
     dial_timeout_s: float = 10.0
+    # For the empty response to a POST that carries no request.
+    notify_timeout_s: float = 15.0
     # Wait for an upstream session that is busy with another client's interactive call.
     lease_wait_s: float = 30.0
     # No traffic: legacy sessions, upstream sessions and their children, pooled HTTP connections.

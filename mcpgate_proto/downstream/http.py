@@ -35,7 +35,10 @@ EXPOSED_HEADERS = "Mcp-Session-Id, WWW-Authenticate"
 
 
 class Reply(Protocol):
-    """The response under way on a connection, as the connection sees it."""
+    """The response under way on a connection, as the connection sees it. `owed`: somebody waits for its end,
+    which a shutdown should let come."""
+
+    owed: bool
 
     def client_gone(self, closed: bool) -> None:
         """The client's end of stream (`closed` false: it may still read), or the end of the connection."""
@@ -396,7 +399,7 @@ class HttpClient:
 
     @property
     def busy(self) -> bool:
-        return self.reply is not None
+        return self.reply is not None and self.reply.owed
 
     @property
     def idle(self) -> bool:

@@ -24,6 +24,8 @@ class SseStream:
     """One client: its stream and its session. Implements `http.Reply`, the session's `Channel`, and the
     `Outlet` of every request: all share one channel."""
 
+    owed = False
+
     def __init__(self, endpoint: SseOpen, http: HttpClient, id: str) -> None:
         self._endpoint = endpoint
         self.http: HttpClient | None = http
@@ -46,6 +48,10 @@ class SseStream:
 
     def hold(self, reason: str, on: bool) -> None:
         """Posts come on other connections, each with one message."""
+
+    @property
+    def can_ask(self) -> bool:
+        return True
 
     @property
     def pressed(self) -> bool:

@@ -28,6 +28,10 @@ class Outlet(Protocol):
     def pressed(self) -> bool:
         """The client takes less than it is sent."""
 
+    @property
+    def can_ask(self) -> bool:
+        """Questions can reach the client: `notify` is not in vain."""
+
 
 class Batch:
     """Several requests that came as one array over a pipe: their answers go back as one."""
@@ -67,3 +71,7 @@ class _Part:
     @property
     def pressed(self) -> bool:
         return self._outlet.pressed
+
+    @property
+    def can_ask(self) -> bool:
+        return self._outlet.can_ask

@@ -482,7 +482,9 @@ class LegacyCall:
                 self._ask_across(ask)
 
     def _ask(self, ask: Ask, params: Members, answer: Callable[[Answer], None]) -> None:
-        message = self.session.question(Ask(ask.key, ask.method, params), answer, self)
+        message = None
+        if self.outlet.can_ask:
+            message = self.session.question(Ask(ask.key, ask.method, params), answer, self)
         if message is None:
             answer(Answer(fault=Fault(FaultKind.METHOD_NOT_FOUND, "the client does not offer that")))
         else:

@@ -118,6 +118,12 @@ class PipeClient:
             told = jsonrpc.encode_error(request.id, codes.INTERNAL_ERROR, "too many requests are open")
             self.send(told) if batch is None else batch.answered(told)
         elif request.method == "initialize" and self.session is None:
+            if values.text_of(request.params, "protocolVersion") is None:
+                told = jsonrpc.encode_error(
+                    request.id, codes.INVALID_PARAMS, "params.protocolVersion is missing"
+                )
+                self.send(told) if batch is None else batch.answered(told)
+                return
             if batch is not None:
                 batch.answered(
                     jsonrpc.encode_error(request.id, codes.INVALID_REQUEST, "initialize in a batch")
@@ -267,6 +273,10 @@ class PipeOutlet:
             conn.hold(tagged)
         else:
             conn.release(tagged)
+
+    @property
+    def can_ask(self) -> bool:
+        return True
 
     @property
     def pressed(self) -> bool:

@@ -272,6 +272,8 @@ class PostReply:
     """The response to one POST: JSON as long as it can be, an event stream from the first message on that
     is no answer. Implements `outlet.Outlet` and `http.Reply`."""
 
+    owed = True
+
     def __init__(
         self, endpoint: McpEndpoint, http: HttpClient, session: HttpSession | None, expected: int, batch: bool
     ) -> None:
@@ -320,6 +322,10 @@ class PostReply:
 
     def hold(self, reason: str, on: bool) -> None:
         """One request per connection: there is nothing more to read from it anyway."""
+
+    @property
+    def can_ask(self) -> bool:
+        return self._sse
 
     @property
     def pressed(self) -> bool:
@@ -406,6 +412,8 @@ class PostReply:
 
 class GetReply:
     """The response to a GET: the session's own stream, or one that is resumed. Implements `http.Reply`."""
+
+    owed = False
 
     def __init__(self, http: HttpClient, session: HttpSession, stream: EventStream) -> None:
         self._http: HttpClient | None = http

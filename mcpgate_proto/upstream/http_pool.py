@@ -82,6 +82,7 @@ class Ticket:
         "pinned",
         "pool",
         "receiver",
+        "sent",
         "target",
         "throttled",
     )
@@ -105,6 +106,7 @@ class Ticket:
         self.pinned = pinned
         self.connection: HttpConnection | None = None
         self.done = False
+        self.sent = False
         self.farewell = False  # may still go out while the pool stops
         self.throttled = False
 
@@ -209,12 +211,13 @@ class HttpConnection:
         if ticket is None or ticket.done or self._conn is None:
             self.close()
             return
+        ticket.sent = True
         if ticket.throttled:
             self._conn.hold("client is slow")
         self._conn.write(self._codec.request(ticket.method, ticket.target, ticket.headers, ticket.body))
 
     def throttle(self, on: bool) -> None:
-        if self._conn is not None:
+        if self._conn is not None and self.step is Step.BUSY:  # else `_send` looks at it
             if on:
                 self._conn.hold("client is slow")
             else:

@@ -140,6 +140,9 @@ class SseLink:
             self._open.done(request)
             self.owner.link_lost(request, loss, status)
 
+    def unsent(self, request: int) -> bool:
+        return False
+
     def abandon(self, request: int) -> None:
         self._open.done(request)
 

@@ -136,6 +136,12 @@ class LegacySession(UpstreamSession):
 
     def cancel(self, exchange: Exchange, reason: str) -> None:
         """L15: a legacy server is told; its answer, if it comes, is dropped."""
+        known = self._ids.get(exchange)
+        if known is not None and self.link.unsent(known):
+            # A cancellation that overtook its request would not stop it.
+            self.drop(exchange)
+            self.link.abandon(known)
+            return
         quarantine = exchange.operation.interactive and self.link.single_channel
         number = self.drop(exchange, keep_lease=quarantine)
         self._forget_questions(exchange)

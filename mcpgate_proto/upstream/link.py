@@ -63,6 +63,9 @@ class Link(Protocol):
     def request(self, outgoing: Outgoing) -> None: ...
     def notify(self, message: bytes) -> None: ...
     def reply(self, message: bytes, origin: int | None) -> None: ...
+    def unsent(self, request: int) -> bool:
+        """The server cannot have seen the request yet, and will not once it is abandoned."""
+
     def abandon(self, request: int) -> None:
         """No answer is wanted: close its stream where it has one of its own (D7)."""
 

@@ -98,7 +98,10 @@ class ModernSession(UpstreamSession):
         operation = exchange.operation
         operation.answers = jsonrpc.encode_object(given) if given else Raw(b"")
         operation.carry = carry
-        self.begin(exchange)
+        if self.over:
+            self.host.place(exchange)  # between two rounds nothing is held: any session will do
+        else:
+            self.begin(exchange)
 
     def cancel(self, exchange: Exchange, reason: str) -> None:
         """L15: over HTTP the stream is closed; on a pipe the server is told."""

@@ -24,7 +24,7 @@ from mcpgate_proto.upstream.http_sse import SseLink
 from mcpgate_proto.upstream.legacy import LegacySession
 from mcpgate_proto.upstream.link import Link
 from mcpgate_proto.upstream.modern import ModernSession
-from mcpgate_proto.upstream.probe import Finding, Probe, refused_modern
+from mcpgate_proto.upstream.probe import Finding, Probe, refused_modern, teaches
 from mcpgate_proto.upstream.session import EMPTY, FORGOTTEN, Done, PoolKey, UpstreamSession
 from mcpgate_proto.upstream.socket import SocketLink
 from mcpgate_proto.upstream.stream import ChildLink
@@ -131,9 +131,11 @@ class UpstreamServer:
 
     def _probed(self, found: Finding) -> None:
         self._probe = None
-        if self._stopped:
+        if self._stopped or self._proven:
+            # Too late: a session has shown meanwhile what the server speaks.
             if found.link is not None:
                 found.link.stop()
+            self._waiting.pump()
             return
         if found.era is None:
             self._supervisor.failed(found.reason)
@@ -463,7 +465,7 @@ class UpstreamServer:
             del self.sessions[session]
         if self._stopped:
             return
-        if fault is not None and self._older_transport(fault):
+        if fault is not None and self._older_transport(session, fault):
             self.hub.emit("info", "server_http_sse", server=self.name)
             if self._warm or self._waiting:
                 self._open(session.key)
@@ -480,6 +482,8 @@ class UpstreamServer:
         if not was_ready and not self._proven and self.config.era == "auto":
             # F17: the assumption failed, or nothing was learned at all.
             self.eras = {Era.LEGACY: None, Era.MODERN: None}
+        if not was_ready and not self._proven and self.config.transport == "http":
+            self._sse = False
         if self._watches.of(session.key.principal, session.era):
             self._lost[session.key] = None
         self._supervisor.failed(reason)
@@ -489,9 +493,10 @@ class UpstreamServer:
         elif self._supervisor.circuit_open:
             self._waiting.refuse_all(self._down())
 
-    def _older_transport(self, fault: Fault) -> bool:
+    def _older_transport(self, session: UpstreamSession, fault: Fault) -> bool:
         """F13: where a POST of `initialize` gets 400, 404 or 405, the server may be one of 2024."""
-        if self.config.transport != "http" or self._sse or fault.code not in (400, 404, 405):
+        untried = self.config.transport == "http" and not self._sse and not self._proven
+        if not untried or session.era is not Era.LEGACY or fault.code not in (400, 404, 405):
             return False
         self._sse = True
         return True
@@ -506,7 +511,7 @@ class UpstreamServer:
             self.eras = {Era.LEGACY: False, Era.MODERN: None} if self.config.era == "auto" else self.eras
             self.eras[Era.MODERN] = True
             return True
-        learned = fault.kind not in (FaultKind.UPSTREAM_DOWN, FaultKind.TIMEOUT)
+        learned = fault.kind not in (FaultKind.UPSTREAM_DOWN, FaultKind.TIMEOUT) or teaches(fault.code)
         if self.eras[session.era] is None and self.eras[other] and learned:
             self.eras[session.era] = False
             self.hub.emit("info", "server_lacks_era", server=self.name, era=session.era.value)

@@ -81,11 +81,15 @@ class Probe:
         if self._link.single_channel:
             self._found(Era.LEGACY)
         else:
-            self._link.stop()  # D16: over HTTP, silence says nothing about the era
-            self._tell(Finding(None, None, "it did not answer"))
+            self._nothing("it did not answer")  # D16: over HTTP, silence says nothing about the era
 
     def _found(self, era: Era, *, both: bool = False, discovered: Members | None = None) -> None:
         self._tell(Finding(era, self._link, both=both, discovered=discovered))
+
+    def _nothing(self, reason: str) -> None:
+        """Told before the link is stopped, which would look like a server that died of the question."""
+        self._tell(Finding(None, None, reason))
+        self._link.stop()
 
     def _tell(self, finding: Finding) -> None:
         done, self._done = self._done, None
@@ -113,8 +117,7 @@ class Probe:
         elif not listed or any(version in LEGACY_VERSIONS for version in listed):
             self._found(Era.LEGACY)
         else:
-            self._link.stop()
-            self._tell(Finding(None, None, "it supports no revision that mcpgate speaks"))
+            self._nothing("it supports no revision that mcpgate speaks")
 
     def _error(self, message: jsonrpc.ErrorReply) -> None:
         if message.code not in RECOGNISED:
@@ -126,18 +129,15 @@ class Probe:
             if any(version in LEGACY_VERSIONS for version in listed):
                 self._found(Era.LEGACY)
                 return
-            self._link.stop()
-            self._tell(Finding(None, None, "it supports no revision that mcpgate speaks"))
+            self._nothing("it supports no revision that mcpgate speaks")
             return
         self._found(Era.MODERN)
 
     def link_lost(self, request: int, loss: Loss, status: int) -> None:
-        if loss is Loss.REFUSED and 400 <= status < 500 and status not in (401, 403, 407, 408, 429):
+        if loss is Loss.REFUSED and teaches(status):
             self._found(Era.LEGACY)
             return
-        self._link.stop()
-        why = f"it answered HTTP {status}" if loss is Loss.REFUSED else "it cannot be reached"
-        self._tell(Finding(None, None, why))
+        self._nothing(f"it answered HTTP {status}" if loss is Loss.REFUSED else "it cannot be reached")
 
     def link_pressed(self, high: bool) -> None:
         """One small request."""
@@ -149,6 +149,11 @@ class Probe:
             # The question killed it: a legacy server, asked properly on a fresh process (F; issue of SDKs
             # that leave on an unknown first method).
             self._tell(Finding(Era.LEGACY, None, reason))
+
+
+def teaches(status: int) -> bool:
+    """Whether an HTTP refusal says something about the era; credentials and load do not (D16)."""
+    return 400 <= status < 500 and status not in (401, 403, 407, 408, 429)
 
 
 def refused_modern(fault: Fault) -> bool:

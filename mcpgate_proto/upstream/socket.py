@@ -285,6 +285,9 @@ class SocketLink:
     def reply(self, message: bytes, origin: int | None) -> None:
         self.notify(message)
 
+    def unsent(self, request: int) -> bool:
+        return False
+
     def abandon(self, request: int) -> None:
         self._open.done(request)
 

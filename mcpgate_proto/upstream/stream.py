@@ -76,6 +76,9 @@ class ChildLink:
         if self._conn is not None and self.stage is Stage.UP:
             self._conn.write([message, b"\n"])
 
+    def unsent(self, request: int) -> bool:
+        return False
+
     def abandon(self, request: int) -> None:
         self._open.done(request)
 

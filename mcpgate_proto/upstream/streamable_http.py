@@ -162,6 +162,11 @@ class Post:
         elif self.request is None and loss in (Loss.SESSION_GONE, Loss.REFUSED):
             self.link.hub.emit("warning", "server_refused_message", server=self.link.name, status=self.status)
 
+    def expire(self, after_s: float) -> None:
+        """Nobody waits for the response to a notification; it must not hold a connection either."""
+        if self._timer is None:
+            self._timer = self.link.hub.after(after_s, "notification", self._close_answered)
+
     def settle(self) -> None:
         """Nothing more is waited for."""
         if self._timer is not None:
@@ -303,6 +308,7 @@ class HttpLink:
         post = Post(self, None)
         self._others[post] = None
         self._post(post, message, (), False)
+        post.expire(self.hub.limits.notify_timeout_s)
 
     def reply(self, message: bytes, origin: int | None) -> None:
         self.notify(message)
@@ -347,6 +353,10 @@ class HttpLink:
         self._others.pop(post, None)
         if post.request is not None and self._posts.get(post.request) is post:
             del self._posts[post.request]
+
+    def unsent(self, request: int) -> bool:
+        post = self._posts.get(request)
+        return post is not None and post.ticket is not None and not post.ticket.sent
 
     def abandon(self, request: int) -> None:
         post = self._posts.pop(request, None)

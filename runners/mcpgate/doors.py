@@ -164,7 +164,7 @@ class Doors:
             if not self._full:
                 self._full = True
                 body.options.sink(Record("warning", "clients_refused", (("most", self._most),)))
-            return stream.close(drop=True)
+            return stream.close()
         conn = body.gateway.accepted(time.monotonic(), name, peer)
         self._clients.add(conn)
         if door.tls is None:

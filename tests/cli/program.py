@@ -73,9 +73,9 @@ class Running:
 
 
 @contextmanager
-def running(*args: str, cwd: Path | None = None, **env: str) -> Iterator[Running]:
+def running(*args: str, cwd: Path | None = None, module: bool = True, **env: str) -> Iterator[Running]:
     with subprocess.Popen(
-        [sys.executable, "-m", "mcpgate", *args],
+        [sys.executable, *(("-m", "mcpgate") if module else ()), *args],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

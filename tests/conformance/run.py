@@ -64,7 +64,9 @@ def find_suite() -> Path:
     """The folder of the suite's scripts, ready for use. Raises `Missing`."""
     folder = Path(os.environ.get("MCPGATE_CONFORMANCE") or ROOT.parent / "shared" / "conformance")
     if not (folder / "run_server.py").is_file():
-        raise Missing(f"there are no conformance scripts in {folder}; set MCPGATE_CONFORMANCE to their folder")
+        raise Missing(
+            f"there are no conformance scripts in {folder}; set MCPGATE_CONFORMANCE to their folder"
+        )
     if shutil.which(os.environ.get("NODE", "node")) is None:
         raise Missing("node is not on the PATH")
     return folder

@@ -54,9 +54,7 @@ def write_config(folder: Path, servers: list[Any], listen: list[dict[str, Any]] 
 
 
 @pytest.fixture(scope="session")
-def world(
-    sdk_python: str, sdk1_python: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[World]:
+def world(sdk_python: str, sdk1_python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """alpha and beta speak both eras, gamma and delta legacy ones; beta and delta are on HTTP."""
     folder = tmp_path_factory.mktemp("world")
     kinds = {"alpha": (2, False), "beta": (2, True), "gamma": (1, False), "delta": (1, True)}

@@ -96,7 +96,8 @@ class Process:
             return "\n".join(line[:400] for line in lines[-30:])
 
         state = f"exit code {self.popen.poll()}"
-        return f"{' '.join(self.argv)[:300]}\n-- {state}\n-- stdout\n{tail(self.out)}\n-- stderr\n{tail(self.err)}"
+        command = " ".join(self.argv)[:300]
+        return f"{command}\n-- {state}\n-- stdout\n{tail(self.out)}\n-- stderr\n{tail(self.err)}"
 
     def send(self, message: Any) -> None:
         assert self.popen.stdin is not None
@@ -203,13 +204,12 @@ class SdkClient(Process):
 
     def event(self, event: str, count: int = 1, wait_s: float = WAIT_S, **facts: Any) -> dict[str, Any]:
         """The `count`-th event of this kind with these facts."""
-        return dict(
-            self.wait_for(
-                lambda: (self.events(event, **facts)[count - 1 : count] or [None])[0],
-                f"event {event} {facts}, number {count}",
-                wait_s,
-            )
+        found = self.wait_for(
+            lambda: self.events(event, **facts)[count - 1 : count],
+            f"event {event} {facts}, number {count}",
+            wait_s,
         )
+        return dict(found[0])
 
     def events(self, event: str, **facts: Any) -> list[dict[str, Any]]:
         return [
@@ -267,9 +267,7 @@ class JournalFile:
 
     def messages(self, method: str) -> list[dict[str, Any]]:
         """What arrived with this method."""
-        return [
-            dict(one["message"]) for one in self.entries("in") if one["message"].get("method") == method
-        ]
+        return [dict(one["message"]) for one in self.entries("in") if one["message"].get("method") == method]
 
 
 class Peer:

@@ -163,7 +163,11 @@ class Session:
     """A legacy session, opened here."""
 
     def __init__(
-        self, http_: Http, revision: str = LEGACY, capabilities: dict[str, Any] | None = None, name: str = "test"
+        self,
+        http_: Http,
+        revision: str = LEGACY,
+        capabilities: dict[str, Any] | None = None,
+        name: str = "test",
     ) -> None:
         self.http = http_
         self.revision = revision

@@ -18,7 +18,7 @@ from e2e.rawhttp import Http, Session, message, modern
 
 NAMES = {"legacy": ["alpha", "beta", "gamma", "delta"], "auto": ["alpha", "beta"]}
 PAIRS = [(mode, name) for mode, names in NAMES.items() for name in names]
-FEATURES = {"elicitation": {"form": {}, "url": {}}, "sampling": {}, "roots": {}}
+FEATURES: dict[str, Any] = {"elicitation": {"form": {}, "url": {}}, "sampling": {}, "roots": {}}
 
 
 def asked(client: SdkClient) -> int:
@@ -164,7 +164,7 @@ def test_two_questions_to_one_client(name: str, first: int, world: World) -> Non
 def test_equal_tokens_at_the_same_time_legacy(name: str, world: World) -> None:
     http = Http(world.gateway.port)
     sessions = [Session(http) for _ in range(2)]
-    params = {"name": f"{name}__steps", "_meta": {"progressToken": 1}}
+    params: dict[str, Any] = {"name": f"{name}__steps", "_meta": {"progressToken": 1}}
     counts = (5, 9)
     streams = [
         session.stream(message("tools/call", 1, **params, arguments={"count": count}))
@@ -181,7 +181,7 @@ def test_equal_tokens_at_the_same_time_legacy(name: str, world: World) -> None:
 @pytest.mark.parametrize("name", NAMES["auto"])
 def test_equal_ids_at_the_same_time_modern(name: str, world: World) -> None:
     http = Http(world.gateway.port)
-    params = {"name": f"{name}__steps", "_meta": {"progressToken": 1}}
+    params: dict[str, Any] = {"name": f"{name}__steps", "_meta": {"progressToken": 1}}
     counts = (5, 9)
     streams = []
     for count in counts:
@@ -210,7 +210,11 @@ def test_rounds_of_a_modern_call(name: str, world: World) -> None:
     world.gateway.wait_idle(name)
     for number, (key, state, arguments) in enumerate(states):
         answers = {key: {"action": "accept", "content": {"value": f"answer {number}"}}}
-        params = {"name": f"{name}__ask", "arguments": arguments, "inputResponses": answers}
+        params: dict[str, Any] = {
+            "name": f"{name}__ask",
+            "arguments": arguments,
+            "inputResponses": answers,
+        }
         bad = http.modern("tools/call", 3, features=FEATURES, **params, requestState=state[:-4] + "AAAA")
         assert bad.messages[-1]["error"]["code"] == -32602
         good = http.modern("tools/call", 3, features=FEATURES, **params, requestState=state)

@@ -1,4 +1,4 @@
-"""What servers say unasked: changes of lists and resources, and log messages at the level each client wants."""
+"""What servers say unasked: changes of lists and resources, and logs at the level each client wants."""
 
 from __future__ import annotations
 

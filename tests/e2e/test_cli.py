@@ -111,7 +111,7 @@ BAD = {
     "unknown key": ('[[server]]\nname = "a"\ncomand = "cat"\n', "did you mean 'command'?"),
     "unknown table": ('[gatway]\n[[server]]\nname = "a"\ncommand = "cat"\n', "gatway"),
     "no such command": ('[[server]]\nname = "a"\ncommand = "no-such-command-here"\n', "no-such-command-here"),
-    "two of a name": ('[[server]]\nname = "a"\ncommand = "cat"\n[[server]]\nname = "a"\ncommand = "cat"\n', "name"),
+    "two of a name": ('[[server]]\nname = "a"\ncommand = "cat"\n' * 2, "name"),
     "separator in a name": ('[[server]]\nname = "a__b"\ncommand = "cat"\n', "a__b"),
     "open to everybody": ('[[server]]\nname = "a"\ncommand = "cat"\n[[listen]]\nhost = "0.0.0.0"\n', "host"),
     "no server": ("[gateway]\n", "server"),

@@ -1,4 +1,4 @@
-"""How calls end before their time: cancelled, left by a client that is gone, or cut off by a server that died."""
+"""How calls end early: cancelled, left by a client that is gone, or cut off by a server that died."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_cancelled_call(mode: str, name: str, world: World, tmp_path: Path) ->
 def test_nothing_is_left_of_a_recorded_run(
     make_peer: MakePeer, serve_gateway: MakeGateway, make_client: MakeClient, tmp_path: Path
 ) -> None:
-    """The snapshot after calls, cancels and a listen is back to zero. It is taken from a replay of the run."""
+    """The snapshot after calls, cancels and a listen is back to zero; it is taken from a replay."""
     file = tmp_path / "run.rec"
     gateway = serve_gateway([make_peer("alpha"), make_peer("beta", http=True)], "--record", str(file))
     clients = {mode: make_client(gateway, mode=mode) for mode in MODES}

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from e2e.conftest import MakeGateway
-from e2e.harness import PEERS, Gateway, alive, descendants, until
-from e2e.rawhttp import Http, Session
+from e2e.harness import PEERS, Gateway, alive, descendants, environment, until
+from e2e.rawhttp import Http, Session, modern
 
 PLAIN = [sys.executable, str(PEERS / "plain.py")]
 # Ending a stubborn child takes all steps: make them short.
@@ -47,7 +47,7 @@ def by_int(gateway: Gateway) -> None:
     gateway.popen.send_signal(signal.SIGINT)
 
 
-@pytest.mark.parametrize("flags", [(), ("--launcher",), ("--stubborn",), ("--launcher", "--stubborn")], ids=" ".join)
+@pytest.mark.parametrize("flags", [(), ("--launcher", "--stubborn")], ids=["plain", "stubborn launcher"])
 @pytest.mark.parametrize(("end", "code"), [(by_eof, 0), (by_term, 0), (by_int, 130)])
 def test_no_process_is_left(
     end: Callable[[Gateway], None],
@@ -121,37 +121,37 @@ def test_answers_go_out_after_stdin_ends(serve_gateway: MakeGateway) -> None:
     """`printf ... | mcpgate serve`: what was asked before the end is still answered."""
     gateway = serve_gateway([plain("one")], listen=[{"kind": "stdio"}])
     gateway.ask("tools/list")
-    request = {"jsonrpc": "2.0", "id": 99, "method": "initialize", "params": {
-        "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}}  # fmt: skip
-    gateway.send(request)
+    gateway.send(modern("tools/list", 99)[0])
     gateway.close_stdin()
     assert gateway.wait() == 0
     assert gateway.answer_to(99) is not None
 
 
-def test_children_do_not_inherit_secrets_or_descriptors(run_gateway: MakeGateway) -> None:
-    """The environment of a child is an allow-list plus what the config gives it; its descriptors are three."""
+def test_children_do_not_inherit_secrets_or_descriptors(run_gateway: MakeGateway, tmp_path: Path) -> None:
+    """A child's environment is an allow-list plus what it is given; its descriptors are three."""
+    pids = tmp_path / "pids"
     gateway = run_gateway(
-        PLAIN, "-e", "GIVEN=yes", "-e", "NAMED", env={"NAMED": "too", "SECRET_TOKEN": "of the parent"}
+        [*PLAIN, "--pids", str(pids)],
+        "-e",
+        "GIVEN=yes",
+        "-e",
+        "NAMED",
+        env={"NAMED": "too", "SECRET_TOKEN": "of the parent"},
     )
     assert Session(Http(gateway.port)).call("who") == "plain"
-    (child, *_) = descendants(gateway.pid)
-    raw = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
-    env = dict(one.decode().split("=", 1) for one in raw if one)
-    assert env["GIVEN"] == "yes" and env["NAMED"] == "too"
-    assert not {"SECRET_TOKEN", "PYTHONPATH"} & set(env)
-    assert sorted(int(one) for one in os.listdir(f"/proc/{child}/fd")) == [0, 1, 2]
+    for child in pids_in(pids, 1):
+        raw = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+        env = dict(one.decode().split("=", 1) for one in raw if one)
+        assert env["GIVEN"] == "yes" and env["NAMED"] == "too"
+        assert not {"SECRET_TOKEN", "PYTHONPATH"} & set(env)
+        found = {int(one): os.readlink(f"/proc/{child}/fd/{one}") for one in os.listdir(f"/proc/{child}/fd")}
+        # The list of processes is the child's own.
+        assert sorted(one for one, what in found.items() if what != str(pids)) == [0, 1, 2]
 
 
 def test_a_port_that_is_taken(run_gateway: MakeGateway) -> None:
     gateway = run_gateway(PLAIN)
     argv = [*gateway.argv[:5], str(gateway.port), "--", *PLAIN]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=30, env={**os.environ, "PYTHONPATH": ""} | _path())
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=30, env=environment())
     assert done.returncode == 1
     assert f"cannot listen on 127.0.0.1:{gateway.port}" in done.stderr and "--port 0" in done.stderr
-
-
-def _path() -> dict[str, str]:
-    from e2e.harness import environment
-
-    return environment()

@@ -115,9 +115,7 @@ def _send(sock: socket.socket, data: bytes) -> None:
         pass
 
 
-def test_a_stream_that_nobody_reads(
-    make_peer: MakePeer, serve_gateway: MakeGateway
-) -> None:
+def test_a_stream_that_nobody_reads(make_peer: MakePeer, serve_gateway: MakeGateway) -> None:
     """One call whose server says 200 MB on the way: the server is held back, then the client is dropped."""
     peer = make_peer("flooder", http=True)
     gateway = serve_gateway([peer, plain("two")], limits={"unsent_stall_s": 3.0})

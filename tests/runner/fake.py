@@ -108,6 +108,8 @@ class Harness:
         self.records: list[Record] = []
         self.outcome: Outcome | None = None
         self.error: BaseException | None = None
+        # Clients' sockets that are to be open when the run ends.
+        self.held: list[socket.socket] = []
         self.ready = threading.Event()
         options = {"sink": self.records.append, "ready": self._on_ready, "signals": False} | options
         self._options = Options(**options)
@@ -169,6 +171,8 @@ def running(gateway: FakeGateway, run: Run, **options: Any) -> Iterator[Harness]
     finally:
         harness.control.call(lambda body: (gateway.put(fx.Stopped()), body.turn()) if not body.done else None)
         harness.join()
+        for sock in harness.held:
+            sock.close()
     before.check()
 
 

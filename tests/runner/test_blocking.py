@@ -1,11 +1,16 @@
-"""What only the blocking runner has: its cap on clients, and its threads. And its reach: it imports no loop."""
+"""What only the blocking runner has: its cap on clients, and its threads.
+
+Must never: repeat what every runner has.
+"""
 
 from __future__ import annotations
 
+import socket
 import threading
 
 from mcpgate import blocking
 from mcpgate_proto import effects as fx
+from mcpgate_proto.effects import Address
 from tests.cli.test_imports import loaded_by
 from tests.runner.fake import dial, echoing, running, tcp
 
@@ -26,9 +31,9 @@ def test_clients_beyond_the_cap_are_refused() -> None:
         assert len(gateway.all("accepted")) == 3
         assert [(r.event, r.fields) for r in harness.records] == [("clients_refused", (("most", 3),))]
         # What the gateway itself dials is not counted.
-        with_servers = echoing(tcp())
-        with running(with_servers, lambda gate, options: blocking.serve(gate, options)) as other:
-            harness.put(*(fx.Connect(n, other.addresses["tcp"]) for n in range(5)))
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            address = Address(host="127.0.0.1", port=server.getsockname()[1])
+            harness.put(*(fx.Connect(n, address) for n in range(5)))
             gateway.until(lambda: len(gateway.all("connected")) == 5)
             harness.put(*(fx.Abort(n) for n in range(5)))
             gateway.until(lambda: len(gateway.all("closed")) == 5)

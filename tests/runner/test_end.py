@@ -10,6 +10,7 @@ import resource
 import socket
 import threading
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -87,10 +88,10 @@ def test_a_defect_ends_the_run_and_leaves_nothing(run: Run) -> None:
 
 
 def test_a_run_that_ends_in_the_middle_of_everything(start: Start) -> None:
-    gateway = echoing(tcp())
+    gateway = FakeGateway(tcp())
     gateway.hooks["accepted"] = lambda _, peer, conn: gateway.put(fx.Write(conn, [b"x" * 10_000_000]))
     with start(gateway) as harness:
-        clients = [dial(harness) for _ in range(20)]
+        harness.held += [dial(harness) for _ in range(20)]
         harness.put(*(child(n, GRANDCHILD) for n in range(1, 4)))
         harness.put(*(fx.Connect(10 + n, harness.addresses["tcp"]) for n in range(5)))
         harness.put(fx.Connect(20, Address(host="192.0.2.1", port=9)), fx.Resolve(1, "localhost"))
@@ -98,8 +99,6 @@ def test_a_run_that_ends_in_the_middle_of_everything(start: Start) -> None:
         gateway.until(lambda: len(gateway.all("accepted")) == 25)
         gateway.until(lambda: all(gateway.data(n).endswith(b"\n") for n in range(1, 4)))
         pids = [int(gateway.data(n)) for n in range(1, 4)]
-    for client in clients:
-        client.close()
     gone(*pids)
 
 
@@ -128,19 +127,23 @@ def test_connections_come_and_go(start: Start) -> None:
 
 
 @pytest.fixture
-def few_descriptors() -> Any:
-    """Only a handful more than are open now."""
+def limits() -> Iterator[tuple[Callable[[int], None], Callable[[], None]]]:
+    """Two functions: let only so many more descriptors be opened; let there be plenty again."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 
-    def limit(more: int) -> None:
+    def few(more: int) -> None:
         with socket.socket() as probe:
             resource.setrlimit(resource.RLIMIT_NOFILE, (probe.fileno() + more, hard))
 
-    yield limit
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    def plenty() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    yield few, plenty
+    plenty()
 
 
-def test_out_of_descriptors_nothing_dies(start: Start, few_descriptors: Any) -> None:
+def test_out_of_descriptors_nothing_dies(start: Start, limits: Any) -> None:
+    few, plenty = limits
     gateway = echoing(tcp())
     with start(gateway) as harness:
         steady = dial(harness)
@@ -148,7 +151,7 @@ def test_out_of_descriptors_nothing_dies(start: Start, few_descriptors: Any) -> 
         assert steady.recv(9) == b"a"
         address = harness.addresses["tcp"]
         clients = [socket.socket() for _ in range(10)]
-        few_descriptors(4)
+        few(4)
         for client in clients:
             client.connect((address.host, address.port))
         gateway.first("accept_failed")
@@ -156,7 +159,7 @@ def test_out_of_descriptors_nothing_dies(start: Start, few_descriptors: Any) -> 
         gateway.until(lambda: len(gateway.all("connect_failed")) + len(gateway.all("closed")) >= 2)
         steady.sendall(b"b")
         assert steady.recv(9) == b"b"
-        few_descriptors(100)
+        plenty()
         for client in clients:
             client.close()
         with dial(harness) as late:

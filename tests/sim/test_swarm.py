@@ -16,20 +16,10 @@ from fuzz.sim.swarm import Options, run
 
 ROOT = Path(__file__).parents[2]
 SEEDS = range(40)
-# Seeds that meet a known defect, and the test that shows it.
-KNOWN = {13: "test_a_call_that_is_throttled_while_its_connection_is_dialled_stays_throttled"}
 GOLDEN = "3:7"
 
 
-@pytest.mark.parametrize(
-    "seed",
-    [
-        pytest.param(seed, marks=pytest.mark.xfail(strict=True, reason=KNOWN[seed]))
-        if seed in KNOWN
-        else seed
-        for seed in SEEDS
-    ],
-)
+@pytest.mark.parametrize("seed", SEEDS)
 def test_seed(seed: int) -> None:
     outcome = run(seed)
     assert outcome.completed > 0

@@ -133,7 +133,11 @@ class Behaviour:
             {
                 "name": name,
                 "description": f"{name} of {self.name}",
-                "inputSchema": {"type": "object", "properties": properties, "$defs": {"kept": {"$anchor": "k"}}},
+                "inputSchema": {
+                    "type": "object",
+                    "properties": properties,
+                    "$defs": {"kept": {"$anchor": "k"}},
+                },
             }
             for name, properties in own.items()
         ]

@@ -93,7 +93,10 @@ def answer(message: dict[str, Any]) -> None:
     elif method == "server/discover":
         result = {**cached, "supportedVersions": [MODERN], "capabilities": CAPABILITIES}
     elif method == "tools/list":
-        result = {**cached, "tools": [{"name": name, "description": name, "inputSchema": one} for name, one in TOOLS.items()]}
+        result = {
+            **cached,
+            "tools": [{"name": name, "description": name, "inputSchema": one} for name, one in TOOLS.items()],
+        }
     elif method == "tools/call" and params.get("name") in TOOLS:
         result = {**hints, **call(params["name"], params.get("arguments") or {}, meta.get("progressToken"))}
     elif method in ("ping", "logging/setLevel"):

@@ -68,7 +68,9 @@ class Call2:
     async def elicit_url(self, message: str, url: str) -> dict[str, Any]:
         if self.modern:
             return self._ask("elicitation/create", {"mode": "url", "message": message, "url": url})
-        result = await self.ctx.session.elicit_url(message, url, "e-1", related_request_id=self.ctx.request_id)
+        result = await self.ctx.session.elicit_url(
+            message, url, "e-1", related_request_id=self.ctx.request_id
+        )
         return result.model_dump(by_alias=True, exclude_none=True, mode="json")
 
     async def sample(self, text: str) -> dict[str, Any]:
