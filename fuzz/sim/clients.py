@@ -212,6 +212,21 @@ class Client:
 
         self.world.after(self.answer_after, retry)
 
+    def retry(self, call: Call, answers: Message | None, *, state: Any = ..., **changed: Any) -> Call:
+        """Go on with an `input_required` round by hand; `changed` replaces members of the params."""
+        told = call.result
+        params = {name: one for name, one in call.params.items() if name != "_meta"}
+        params.pop("requestState", None)
+        params.pop("inputResponses", None)
+        if answers is not None:
+            params["inputResponses"] = answers
+        if state is ...:
+            state = told.get("requestState")
+        if state is not None:
+            params["requestState"] = state
+        call.next = self.request(call.method, {**params, **changed})
+        return call.next
+
     def _own_question(self, params: Message) -> None:
         nonce = str(params.get("message", ""))
         if "/" in nonce and not nonce.startswith(self.name + "/"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fuzz.sim.clients import LegacyPipe, ModernPipe
+from fuzz.sim.clients import Call, LegacyPipe, ModernPipe
 from fuzz.sim.http_clients import LegacyHttp, ModernHttp
 from fuzz.sim.servers import ServerModel
 from fuzz.sim.world import World
@@ -88,9 +88,11 @@ class Scene:
         self.clients.append(made)
         return made
 
-    def legacy(self, name: str | None = None, **options: Any) -> LegacyHttp:
+    def legacy(self, name: str | None = None, *, version: str = "2025-11-25", **options: Any) -> LegacyHttp:
         """A legacy HTTP client that has shaken hands."""
-        client = self.legacy_http(name, **options).open()
+        client = self.legacy_http(name, **options)
+        client.version = version
+        client.open()
         self.world.until(lambda: client.hello.over, 60, "the handshake")
         self.run(0.05)
         return client
@@ -100,8 +102,11 @@ class Scene:
         self.clients.append(made)
         return made
 
-    def legacy_pipe(self, name: str | None = None, **options: Any) -> LegacyPipe:
+    def legacy_pipe(
+        self, name: str | None = None, *, version: str = "2025-11-25", **options: Any
+    ) -> LegacyPipe:
         made = LegacyPipe(self.world, self._name(name), **options)
+        made.version = version
         self.clients.append(made)
         made.open()
         self.world.until(lambda: made.hello.over, 60, "the handshake")
@@ -112,6 +117,11 @@ class Scene:
         self.clients.append(made)
         made.open()
         return made
+
+    def done(self, *calls: Call, within: float = 60.0) -> Call:
+        """Wait until every call has its answer; the first of them."""
+        self.world.until(lambda: all(call.settled for call in calls), within, f"answers to {len(calls)} calls")
+        return calls[0]
 
     # -- time
 

@@ -8,6 +8,7 @@ Must never: share anything between two conversations that a real server would no
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from fuzz.sim import http
@@ -35,6 +36,10 @@ class ServerModel:
         self.mute: dict[str, None] = {}
         self.names_versions = True
         self.tools: tuple[str, ...] = TOOLS
+        # Tools and prompts of a test's own; the rest of their definitions is in `definitions`.
+        self.scripts: dict[str, Callable[[Job], None]] = {}
+        self.definitions: dict[str, Message] = {}
+        self.list_changed = True
         self.prompts: tuple[str, ...] = ()
         self.resources: tuple[str, ...] = ()
         self.templates: tuple[str, ...] = ()
@@ -68,11 +73,21 @@ class ServerModel:
         self.closed_streams: list[Job] = []
         self.answered = 0
         self.requests: list[tuple[str, http.Headers, Message | None]] = []
+        self.replies: list[tuple[float, Message]] = []
+        self.heard: list[tuple[float, Message]] = []
         self.problems: list[str] = []
+
+    def script(self, name: str, act: Callable[[Job], None], *, prompt: bool = False) -> None:
+        """A tool (or prompt) of the test's own."""
+        self.scripts[name] = act
+        if prompt:
+            self.prompts = (*self.prompts, name)
+        else:
+            self.tools = (*self.tools, name)
 
     @property
     def capabilities(self) -> Message:
-        told: Message = {"tools": {"listChanged": True}, "logging": {}}
+        told: Message = {"tools": {"listChanged": True} if self.list_changed else {}, "logging": {}}
         if self.prompts:
             told["prompts"] = {"listChanged": True}
             told["completions"] = {}
@@ -82,7 +97,10 @@ class ServerModel:
 
     def items(self, method: str) -> list[Message]:
         if method == "tools/list":
-            return [{"name": one, "inputSchema": {"type": "object"}} for one in self.tools]
+            return [
+                {"name": one, "inputSchema": {"type": "object"}, **self.definitions.get(one, {})}
+                for one in self.tools
+            ]
         if method == "prompts/list":
             return [{"name": one} for one in self.prompts]
         if method == "resources/list":
@@ -101,6 +119,7 @@ class ServerModel:
         return made
 
     def check_message(self, talk: Talk, message: Message) -> None:
+        self.heard.append((self.world.now, message))
         if message.get("jsonrpc") != "2.0":
             self.problems.append(f"{self.name}: not JSON-RPC 2.0: {message}")
 
@@ -119,6 +138,10 @@ class ServerModel:
 
     def job(self, nonce: str) -> Job | None:
         return next((job for job in self.calls if job.nonce == nonce), None)
+
+    def told(self, method: str) -> list[Message]:
+        """The params of all messages of one method, in the order in which they came."""
+        return [message.get("params") or {} for _, message in self.heard if message.get("method") == method]
 
     def seen(self, method: str) -> int:
         return sum(talk.seen.count(method) for talk in self.talks)

@@ -5,7 +5,7 @@ run on it, and the record of what it saw, which checkers read.
 Must never: know how its bytes travel.
 
 Tools: echo, slow (progress), ask (elicitation: a request, or an `input_required` round), big, fail, and the
-ill-behaved silent, twice, wrong, die, garbage, stray.
+ill-behaved silent, twice, wrong, die, garbage, stray. A script may add its own (`ServerModel.script`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ __all__ = ["META", "MODERN", "Job", "Message", "Talk", "error", "result"]
 
 Message = dict[str, Any]
 Out = Callable[[Message], None]
+Then = Callable[[Message], None]
 
 MODERN = "2026-07-28"
 META = "io.modelcontextprotocol/"
@@ -72,6 +73,30 @@ class Job:
             value = {"resultType": "complete", **value}
         self.finish(result(self.id, value))
 
+    def say(self, **extra: Any) -> None:
+        """The nonce as the result's text, and `extra` as its structured content."""
+        self.answer({**text(self.nonce), "structuredContent": extra})
+
+    def ask(self, method: str, params: Message, then: Then | None = None) -> int:
+        """A request of a legacy server during this call; `then` gets the response, also a late one."""
+        return self.talk.ask(self, method, params, self.out, then)
+
+    def withdraw(self, number: int) -> None:
+        """A question of this call is not asked any more."""
+        self.out(note("notifications/cancelled", {"requestId": number}))
+
+    def want(self, asks: Message, state: str | None = None) -> None:
+        """End the round of a modern call with questions, a state, or both."""
+        value: Message = {"resultType": "input_required"}
+        if asks:
+            value["inputRequests"] = asks
+        if state is not None:
+            value["requestState"] = state
+        self.finish(result(self.id, value))
+
+    def progress(self, value: float) -> None:
+        self.out(note("notifications/progress", {"progressToken": self.token, "progress": value}))
+
     def finish(self, message: Message) -> None:
         self.done = True
         self.talk.live.pop(self.id, None)
@@ -102,7 +127,7 @@ class Talk:
         self.watched: dict[str, None] = {}
         self.level: str | None = None
         self.seen: list[str] = []
-        self._asked: dict[int, Job] = {}
+        self._asked: dict[int, tuple[Job | None, Then | None]] = {}
         self._next = 1
         self.on_end: Callable[[], None] = lambda: None
         self.raw: Callable[[bytes], None] = lambda data: None
@@ -238,6 +263,9 @@ class Talk:
         job.answer(value)
 
     def _prompt(self, job: Job) -> None:
+        if job.params["name"] in self.server.scripts:
+            self.server.scripts[job.params["name"]](job)
+            return
         told = f"{self.server.name}:{job.params['name']}"
         job.answer({"messages": [{"role": "user", "content": {"type": "text", "text": told}}]})
 
@@ -276,7 +304,11 @@ class Talk:
 
     def _reply(self, message: Message) -> None:
         """The client's answer to a question of ours."""
-        job = self._asked.pop(message["id"], None)
+        self.server.replies.append((self.server.world.now, message))
+        job, then = self._asked.pop(message["id"], (None, None))
+        if then is not None:
+            then(message)
+            return
         if job is None or job.cancelled or self.over:
             return
         if "error" in message:
@@ -306,19 +338,24 @@ class Talk:
                 params = {"uri": uri, "_meta": {META + "subscriptionId": id}}
                 out(note("notifications/resources/updated", params))
 
-    def ask(self, job: Job | None, method: str, params: Message, out: Out) -> int:
+    def ask(
+        self, job: Job | None, method: str, params: Message, out: Out, then: Then | None = None
+    ) -> int:
         """A request of our own to the client."""
         number = self._next
         self._next += 1
-        if job is not None:
-            self._asked[number] = job
+        self._asked[number] = (job, then)
         out({"jsonrpc": "2.0", "id": number, "method": method, "params": params})
         return number
 
     # -- tools
 
     def _call(self, job: Job) -> None:
-        getattr(self, "_tool_" + job.params["name"], self._unknown_tool)(job)
+        script = self.server.scripts.get(job.params["name"])
+        if script is not None:
+            script(job)
+        else:
+            getattr(self, "_tool_" + job.params["name"], self._unknown_tool)(job)
 
     def _unknown_tool(self, job: Job) -> None:
         job.finish(error(job.id, -32602, f"unknown tool {job.params['name']}"))

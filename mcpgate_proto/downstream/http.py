@@ -133,6 +133,8 @@ class HttpClient:
     def pressed(self, high: bool) -> None:
         if self.reply is not None:
             self.reply.client_pressed(high)
+        elif not high:
+            self._go_on()
 
     def closed(self, reason: str) -> None:
         self.conn = None
@@ -386,7 +388,8 @@ class HttpClient:
             self.hub.after(0.0, "http pipeline", self._go_on)
 
     def _go_on(self) -> None:
-        if self.conn is not None and self.reply is None:
+        if self.conn is not None and self.reply is None and not self.conn.pressed:
+            # A client that does not read its answers gets no more of them.
             self.conn.release("pipelined")
             self._handle(self._codec.next())
             self._after_input()

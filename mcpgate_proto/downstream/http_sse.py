@@ -33,6 +33,10 @@ class SseStream:
         self.session = ClientSession(endpoint.hub, endpoint.relay, id, http.principal, self)
         self.started = False
 
+    @property
+    def reachable(self) -> bool:
+        return self.http is not None
+
     def send(self, message: bytes) -> None:
         if self.http is not None:
             self.http.stream(sse.encode_event(message, event="message"))

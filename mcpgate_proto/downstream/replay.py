@@ -106,9 +106,10 @@ class EventStream:
     def attached(self) -> bool:
         return self._writer is not None
 
-    def prime(self, retry_ms: int | None = None) -> bytes:
-        """C34: an id and empty data, so that the client can come back before the first event."""
-        return sse.priming_event(f"{self.number}-{self.seq}", retry_ms)
+    def prime(self, after: int, retry_ms: int | None = None) -> bytes:
+        """C34: an id and empty data, so that the client can come back before the first event. `after` is
+        where it stands: naming a later position would lose what lies between."""
+        return sse.priming_event(f"{self.number}-{after}", retry_ms)
 
     def send(self, message: bytes) -> None:
         self.seq += 1

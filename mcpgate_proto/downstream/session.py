@@ -47,6 +47,8 @@ HINTS = ("ttlMs", "cacheScope")
 class Channel(Protocol):
     """Where messages of no call go: the pipe, or the session's GET stream (C31)."""
 
+    @property
+    def reachable(self) -> bool: ...
     def send(self, message: bytes) -> None: ...
 
 
@@ -367,6 +369,10 @@ class ClientSession:
         return told
 
     # -- outside a call (Audience)
+
+    @property
+    def reachable(self) -> bool:
+        return self.channel.reachable and not self.over
 
     def asked_outside(self, ask: Ask, answer: AnswerSink) -> bool:
         message = self.question(ask, lambda given: answer(ask.key, given), None)

@@ -84,7 +84,7 @@ class PipeClient:
             return
         batches = self.session is not None and self.session.revision.batches
         messages = jsonrpc.decode(line, self.hub.limits, allow_batch=batches)
-        if batches and jsonrpc.is_batch(line):
+        if batches and jsonrpc.is_batch(line) and not jsonrpc.is_empty_batch(line):
             self._batch(messages)
             return
         for message in messages:
@@ -199,7 +199,12 @@ class PipeClient:
         self._gone(self)
 
     def pressed(self, high: bool) -> None:
-        """The client does not read: pause what feeds it, and nobody else."""
+        """The client does not read: pause what feeds it, and nobody else; it may ask no more meanwhile."""
+        if self.conn is not None:
+            if high:
+                self.conn.hold("client is slow")
+            else:
+                self.conn.release("client is slow")
         for outlet in list(self._outlets):
             if outlet.live is not None:
                 outlet.live.throttle(high)
@@ -221,6 +226,10 @@ class PipeClient:
         return bool(self._outlets)
 
     # -- Channel
+
+    @property
+    def reachable(self) -> bool:
+        return self.conn is not None and not self._ended
 
     def send(self, message: bytes) -> None:
         if self.conn is not None and not self._ended:

@@ -43,6 +43,10 @@ class HttpSession:
         self.session = ClientSession(hub, relay, id, principal, self)
         self.get: GetReply | None = None
 
+    @property
+    def reachable(self) -> bool:
+        return self.streams.main.attached
+
     def send(self, message: bytes) -> None:
         """Channel: what belongs to no call goes on the GET stream, to one stream only (C31)."""
         self.streams.main.send(message)
@@ -144,7 +148,7 @@ class McpEndpoint:
             return
         batches = session is not None and session.session.revision.batches
         messages = jsonrpc.decode(body, self.hub.limits, allow_batch=batches)
-        if batches and jsonrpc.is_batch(body):
+        if batches and jsonrpc.is_batch(body) and not jsonrpc.is_empty_batch(body):
             assert session is not None
             self._batch(http, head, session, messages)
             return
@@ -348,7 +352,7 @@ class PostReply:
         if self._events is not None:
             assert self._session is not None
             if self._session.session.revision.priming_events:
-                http.stream(self._events.prime())
+                http.stream(self._events.prime(0))
             self._events.attach(http.stream, 0, http.end_stream)
 
     def _send(self, message: bytes) -> None:
@@ -430,7 +434,7 @@ class GetReply:
             self._session.get = self
         http.begin_stream([])
         if self._session.session.revision.priming_events:
-            http.stream(self._stream.prime())
+            http.stream(self._stream.prime(after))
         self._stream.attach(http.stream, after, self.end)
         if self._stream.finished:
             self.end()

@@ -71,6 +71,10 @@ class Audience(Protocol):
 
     key: str
 
+    @property
+    def reachable(self) -> bool:
+        """A question outside a call would be seen now, not only when the client comes back."""
+
     def asked_outside(self, ask: Ask, answer: AnswerSink) -> bool:
         """Put `ask` to the client. False if it cannot be reached or did not declare the feature."""
 
@@ -176,6 +180,7 @@ class Exchange:
         "_live",
         "_open",
         "_progress",
+        "_questions",
         "_rounds",
         "_wound_at",
         "caller",
@@ -205,6 +210,7 @@ class Exchange:
         self._answers: dict[str, Answer] = {}
         self._progress: float | None = None
         self._rounds = 0
+        self._questions = 0
         self._wound_at = hub.now
         self._clock: Timer | None = hub.after(idle_s, "call idle", self._idle)
         self._ceiling: Timer | None = hub.after(hub.limits.call_ceiling_s, "call ceiling", self._expired)
@@ -325,6 +331,12 @@ class Exchange:
         """The caller has ended its round with the questions: nothing is held here any more."""
         self._end()
 
+    def client_is_asked(self, on: bool) -> None:
+        """A client is being asked something that may belong to this call: its clock stands still (F7)."""
+        self._questions += 1 if on else -1
+        if not on and self.phase is Phase.RUNNING:
+            self._wind()
+
     # -- the clock
 
     def _wind(self) -> None:
@@ -337,7 +349,7 @@ class Exchange:
         self._clock = None
         if self.phase is Phase.DONE:
             return
-        if self.phase is Phase.ASKING:
+        if self.phase is Phase.ASKING or self._questions:
             return  # answered: `_wind` arms it again
         due = self._wound_at + self._idle_s
         if self._hub.now < due:

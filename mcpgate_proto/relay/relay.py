@@ -161,6 +161,8 @@ class Relay:
             name = values.text_of(params, "name")
             if name is None:
                 done(Fault(FaultKind.INVALID_PARAMS, "params.name is missing or not a string"))
+            elif not values.is_object(params.get("arguments", values.EMPTY)):
+                done(Fault(FaultKind.INVALID_PARAMS, "params.arguments is not an object"))
             else:
                 self._resolve_name(NAMED[method], name, params, client, done, plan and method == "tools/call")
         elif method in BY_URI:

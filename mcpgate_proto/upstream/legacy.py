@@ -166,6 +166,20 @@ class LegacySession(UpstreamSession):
             self.untake()
             self.host.session_freed(self)
 
+    def _pass_on_questions(self, exchange: Exchange) -> None:
+        """A call ended with a question open: on a shared channel it was another call's, then. It is put to
+        that one; with none left, the server is told that nobody will answer."""
+        for key, question in list(self._questions.items()):
+            if question.exchange is not exchange:
+                continue
+            others = self._calls_of(None)
+            if question.origin is None and others:
+                self._questions[key] = msgspec.structs.replace(question, exchange=others[0])
+                others[0].ask([question.ask], None)
+            else:
+                gone = Fault(FaultKind.INVALID_PARAMS, "the request that this belonged to is over")
+                self._answer(key, Answer(fault=gone))
+
     def _forget_questions(self, exchange: Exchange) -> None:
         for key in [key for key, question in self._questions.items() if question.exchange is exchange]:
             del self._questions[key]
@@ -244,7 +258,7 @@ class LegacySession(UpstreamSession):
             self._release(number)
             return
         self.drop(exchange)
-        self._forget_questions(exchange)
+        self._pass_on_questions(exchange)
         if isinstance(outcome, Fault):
             exchange.fail(outcome)
         else:
@@ -300,30 +314,47 @@ class LegacySession(UpstreamSession):
             self._refuse(message, origin, codes.INVALID_REQUEST, "too many or repeated requests")
             return
         ask = Ask(key, message.method, message.params)
-        exchange = self._call_of(origin)
-        if exchange is not None:
-            self._questions[key] = Question(message.id, ask, exchange, None, origin)
-            exchange.ask([ask], None)
+        calls = self._calls_of(origin)
+        audience = self._sole_audience()
+        if len(calls) == 1 or (calls and (audience is None or not audience.reachable)):
+            self._questions[key] = Question(message.id, ask, calls[0], None, origin)
+            calls[0].ask([ask], None)
             return
-        audience = next(iter(self.users.values())) if len(self.users) == 1 else None
-        if audience is not None and not self.calls:
+        if audience is not None:
+            # Of no one call, but of one client for certain.
             self._questions[key] = Question(message.id, ask, None, audience, origin)
-            if audience.asked_outside(ask, self._answer):
+            for exchange in calls:
+                exchange.client_is_asked(True)
+            if audience.asked_outside(ask, lambda key, answer: self._answered_outside(key, answer, calls)):
                 return
+            for exchange in calls:
+                exchange.client_is_asked(False)
             del self._questions[key]
-        # I2, L1.13: outside a call, or of no certain call. Never some other client's.
+        # I2, L1.13: outside a call, or of no certain client. Never some other client's.
         self._refuse(message, origin, codes.INVALID_PARAMS, "no request of the client is open for this")
 
-    def _call_of(self, origin: int | None) -> Exchange | None:
-        """The call that a server's request belongs to: by its stream, else by the lease."""
+    def _answered_outside(self, key: str, answer: Answer, calls: list[Exchange]) -> None:
+        for exchange in calls:
+            exchange.client_is_asked(False)
+        self._answer(key, answer)
+
+    def _calls_of(self, origin: int | None) -> list[Exchange]:
+        """The calls that a server's request may belong to: by its stream, else those that hold the lease,
+        which are all of one client."""
         if origin is not None:
-            return self.calls.get(origin)
+            found = self.calls.get(origin)
+            return [found] if found is not None else []
         if not self.link.single_channel or self.lease is None:
+            return []
+        return [exchange for exchange in self.calls.values() if exchange.operation.interactive]
+
+    def _sole_audience(self) -> Audience | None:
+        """The one client that has ever used this session, and whose calls are the only ones on it."""
+        if len(self.users) != 1:
             return None
-        for exchange in self.calls.values():
-            if exchange.operation.interactive:
-                return exchange
-        return None
+        key, audience = next(iter(self.users.items()))
+        others = any(exchange.operation.client.key != key for exchange in self.calls.values())
+        return None if others else audience
 
     def _refuse(self, message: jsonrpc.Request, origin: int | None, code: int, reason: str) -> None:
         self.hub.count("upstream_requests_refused")

@@ -215,7 +215,7 @@ class UpstreamServer:
     # -- who needs a session
 
     def _acquire(
-        self, client: Client, interactive: bool, got: Got, wanted: Callable[[], bool], wait_s: float
+        self, client: Client, interactive: bool, got: Got, wanted: Callable[[], bool] | None, wait_s: float
     ) -> None:
         if self._stopped:
             got(
@@ -227,7 +227,8 @@ class UpstreamServer:
                 )
             )
             return
-        waiter = Waiter(client, interactive, got, wanted)
+        # `wanted` None: a request of the gateway's own.
+        waiter = Waiter(client, interactive, got, wanted or _always, own=wanted is None)
         if self._serve(waiter):
             return
         if len(self._waiting) >= self.hub.limits.calls:
@@ -255,6 +256,11 @@ class UpstreamServer:
             return False
         key = self._key(client, era)
         starting = False
+        main = self._main(key) if waiter.own else None
+        if main is not None:
+            main.take(client, False)
+            waiter.got(main)
+            return True
         for session in self.sessions:
             if session.over or not self._fits(session, key):
                 continue
@@ -278,6 +284,23 @@ class UpstreamServer:
             self._open(key)
         return False
 
+    def _main(self, key: PoolKey) -> Session | None:
+        """The one session in which the calls of a principal are made, where there is just one: many servers
+        keep state in their process, and a list from another process would not show it. For the gateway's own requests only: a call
+        of a client without features must not meet a server that was told of another client's (L0.2)."""
+        if key.profile != b"{}" or key.era is not Era.LEGACY or key.principal is None:
+            return None
+        found = [
+            one
+            for one in self.sessions
+            if one.ready
+            and one.key.profile != b"{}"
+            and one.key.era is key.era
+            and one.key.principal == key.principal
+            and one.key.owner == key.owner
+        ]
+        return found[0] if len(found) == 1 else None
+
     def _claim(self, session: Session, key: PoolKey) -> None:
         """A session that served nobody yet takes up what its new owner watches."""
         if session.key != key:
@@ -286,7 +309,7 @@ class UpstreamServer:
 
     def _rewatch(self, session: UpstreamSession) -> None:
         """B7: a new session is subscribed to what the lost one was."""
-        if session.key.profile == b"{}":
+        if session.key.profile == b"{}" or self._main(_plain(session.key)) is session:
             for uri in self._watches.of(session.key.principal, session.era):
                 session.watch(uri, lambda fault: None)
 
@@ -335,7 +358,7 @@ class UpstreamServer:
             done(session if isinstance(session, Fault) else _face(session))
 
         plain = _featureless(client)
-        self._acquire(plain, False, got, lambda: True, self.hub.limits.startup_wait_s)
+        self._acquire(plain, False, got, None, self.hub.limits.startup_wait_s)
 
     def ask(self, client: Client, method: str, params: Members, done: Done) -> None:
         again = True
@@ -351,11 +374,11 @@ class UpstreamServer:
             nonlocal again
             if isinstance(answer, Fault) and session.forgotten and again:
                 again = False
-                self._acquire(plain, False, got, lambda: True, self.hub.limits.startup_wait_s)
+                self._acquire(plain, False, got, None, self.hub.limits.startup_wait_s)
             else:
                 done(answer)
 
-        self._acquire(plain, False, got, lambda: True, self.hub.limits.startup_wait_s)
+        self._acquire(plain, False, got, None, self.hub.limits.startup_wait_s)
 
     def face(self, client: Client) -> ServerFace | None:
         session = self._catalog_session(client)
@@ -366,6 +389,9 @@ class UpstreamServer:
         if era is None:
             return None
         key = self._key(_featureless(client), era)
+        main = self._main(key)
+        if main is not None:
+            return main
         for session in self.sessions:
             if session.ready and self._fits(session, key):
                 return session
@@ -386,15 +412,16 @@ class UpstreamServer:
             self._watches.add(principal, era, uri)
             session.watch(uri, watched)
 
-        self._acquire(_featureless(client), False, got, lambda: True, self.hub.limits.startup_wait_s)
+        self._acquire(_featureless(client), False, got, None, self.hub.limits.startup_wait_s)
 
     def unwatch(self, client: Client, uri: str) -> None:
         era = self._era_for(client.era)
         if era is None or not self._watches.remove(self._principal(client), era, uri):
             return
-        session = self._catalog_session(client)
-        if session is not None:
-            session.unwatch(uri)
+        principal = self._principal(client)
+        for session in list(self.sessions):
+            if session.ready and session.era is era and session.key.principal == principal:
+                session.unwatch(uri)
 
     def roots_changed(self, client: Client) -> None:
         for session in list(self.sessions):
@@ -548,6 +575,14 @@ class UpstreamServer:
 IDLE = "it was idle"
 # Ends that are no failures.
 QUIET = (IDLE, "another client needs its place", "its client is gone")
+
+
+def _always() -> bool:
+    return True
+
+
+def _plain(key: PoolKey) -> PoolKey:
+    return msgspec.structs.replace(key, profile=b"{}")
 
 
 def _featureless(client: Client) -> Client:

@@ -30,6 +30,8 @@ class Waiter(msgspec.Struct, eq=False):
     interactive: bool
     got: Got
     wanted: Callable[[], bool]
+    # For a request of the gateway's own, not a client's call.
+    own: bool = False
     timer: Timer | None = None
 
 

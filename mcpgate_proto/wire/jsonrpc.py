@@ -48,6 +48,7 @@ __all__ = [
     "encode_result",
     "integer",
     "is_batch",
+    "is_empty_batch",
     "members",
     "plain",
     "text",
@@ -196,6 +197,11 @@ def is_batch(data: bytes) -> bool:
     """Whether the text is a JSON array, judged by its first character (RFC 8259 section 2)."""
     first = data[:1]
     return first == b"[" or (first != b"{" and data.lstrip(b" \t\r\n")[:1] == b"[")
+
+
+def is_empty_batch(data: bytes) -> bool:
+    """Whether the text is `[]`: no batch at all, answered by one error and not by an array (JSON-RPC 2.0)."""
+    return is_batch(data) and b"".join(data[:64].split()) == b"[]"
 
 
 def _decode_batch(data: bytes, limits: Limits, allow_batch: bool) -> list[Message | Malformed]:

@@ -12,7 +12,17 @@ import msgspec
 from mcpgate_proto.wire import jsonrpc
 from mcpgate_proto.wire.jsonrpc import Raw
 
-__all__ = ["EMPTY", "encode_id", "items", "number", "object_or_empty", "same_id", "text_of", "without"]
+__all__ = [
+    "EMPTY",
+    "encode_id",
+    "is_object",
+    "items",
+    "number",
+    "object_or_empty",
+    "same_id",
+    "text_of",
+    "without",
+]
 
 EMPTY = Raw(b"{}")
 _numbers = msgspec.json.Decoder(float)
@@ -46,6 +56,11 @@ def items(raw: Raw) -> list[Raw] | None:
         return _lists.decode(raw)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
+
+
+def is_object(raw: Raw) -> bool:
+    """Whether this is a JSON object; nothing is said of its members."""
+    return bytes(raw)[:1] == b"{"
 
 
 def encode_id(id: jsonrpc.RequestId) -> str:

@@ -174,7 +174,9 @@ class Doors:
             channel = Channel(conn, secure)
             channel.shaking = secure
             body.loop.later(HANDSHAKE_S, lambda: self._too_slow(channel))
-        body.open(channel)
+        if not body.open(channel):
+            # This one is lost; the others need not be.
+            self._back_off(name, fd.Unusable("nothing left to watch another client with"))
         body.turn()
 
     def _too_slow(self, channel: Channel) -> None:
