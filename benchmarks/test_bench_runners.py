@@ -79,7 +79,7 @@ class Gate:
 @contextlib.contextmanager
 def gate(row: str) -> Iterator[Gate]:
     runner, before = ROWS[row]
-    code = f"import sys; {before}; from mcpgate.cli import main; main()"
+    code = f"import sys; {before or 0}; from mcpgate.cli import main; main()"
     command = ["run", "--port", "0", "--runner", runner, "--", sys.executable, "-I", "-S", str(SERVER)]
     env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'runners'}"}
     with subprocess.Popen(

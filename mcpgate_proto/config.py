@@ -88,4 +88,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     prefix: Literal["auto", "always", "never"] = "auto"
     name_chars: int = 64
     page_size: int = 1000
+    # A modern server's task is polled here for a client that knows none (L22).
+    drive_tasks: bool = True
+    # The tasks of 2025-11-25 are carried between peers that both have them (L22).
+    legacy_tasks: bool = False
     version: str = "0"

@@ -15,6 +15,7 @@ Must never: hold hop facts (ids, tokens, versions); deliver more than one outcom
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 from typing import Protocol
 
@@ -40,6 +41,8 @@ __all__ = [
     "Phase",
     "Route",
     "Target",
+    "TaskState",
+    "Updates",
 ]
 
 Members = dict[str, Raw]
@@ -60,10 +63,19 @@ class Answer(msgspec.Struct, frozen=True):
     fault: Fault | None = None
 
 
+class TaskState(msgspec.Struct, frozen=True, array_like=True):
+    """A task that the gateway drives: the server's id, and which of its questions were answered already."""
+
+    id: str
+    answered: tuple[str, ...] = ()
+
+
 class Carry(msgspec.Struct, frozen=True):
-    """The upstream's continuation, held by whoever answers: its exact `requestState`, possibly absent."""
+    """The upstream's continuation, held by whoever answers: its exact `requestState`, possibly absent, or
+    the task that its answers belong to."""
 
     state: Raw = Raw(b"")
+    task: TaskState | None = None
 
 
 class Audience(Protocol):
@@ -104,6 +116,13 @@ class Client(msgspec.Struct, frozen=True, kw_only=True):
     audience: Audience | None = None
 
 
+class Updates(Protocol):
+    """Who hears what a server says on the stream of a subscription."""
+
+    def acknowledged(self, agreed: Members) -> None: ...
+    def updated(self, params: Members) -> None: ...
+
+
 class Operation(msgspec.Struct, kw_only=True):
     """What is asked, free of hop facts. `params` is without `_meta`; `meta` has the end-to-end members."""
 
@@ -121,6 +140,12 @@ class Operation(msgspec.Struct, kw_only=True):
     replanned: bool = False
     # Sent again once, on a new session, after the server had forgotten the old one (D10).
     replaced: bool = False
+    # Who takes a task in place of the result; None: this client was not told of tasks (N3).
+    take_task: Callable[[Members], None] | None = None
+    # The task that is being driven for a client without tasks (L22).
+    task: TaskState | None = None
+    # A subscription: it has no clock.
+    updates: Updates | None = None
 
     @property
     def interactive(self) -> bool:
@@ -128,7 +153,7 @@ class Operation(msgspec.Struct, kw_only=True):
         return self.method in INTERACTIVE and self.client.features
 
 
-INTERACTIVE = ("tools/call", "prompts/get", "resources/read")
+INTERACTIVE = ("tools/call", "prompts/get", "resources/read", "tasks/result")
 
 
 class Caller(Protocol):
@@ -212,8 +237,11 @@ class Exchange:
         self._rounds = 0
         self._questions = 0
         self._wound_at = hub.now
-        self._clock: Timer | None = hub.after(idle_s, "call idle", self._idle)
-        self._ceiling: Timer | None = hub.after(hub.limits.call_ceiling_s, "call ceiling", self._expired)
+        self._clock: Timer | None = None
+        self._ceiling: Timer | None = None
+        if operation.updates is None:
+            self._clock = hub.after(idle_s, "call idle", self._idle)
+            self._ceiling = hub.after(hub.limits.call_ceiling_s, "call ceiling", self._expired)
 
     # -- from downstream
 
@@ -312,10 +340,25 @@ class Exchange:
             self._wind()
         self.caller.withdrawn(key)
 
+    def rest(self, wait_s: float) -> None:
+        """The server said when it wants to be asked again: the idle clock counts from then on."""
+        if self.phase is not Phase.DONE:
+            self._wind()
+            self._wound_at += wait_s
+
     def complete(self, result: Members) -> None:
         if self.phase is not Phase.DONE:
             self._end()
             self.caller.completed(result)
+
+    def complete_with_task(self, task: Members) -> None:
+        """The server made a task of it, which only a client that declared tasks is given (N3)."""
+        take = self.operation.take_task
+        if take is None:
+            self.fail(Fault(FaultKind.INTERNAL, "the server answered with a task that nobody asked for"))
+        elif self.phase is not Phase.DONE:
+            self._end()
+            take(task)
 
     def fail(self, fault: Fault) -> None:
         if self.phase is not Phase.DONE:
@@ -341,7 +384,7 @@ class Exchange:
 
     def _wind(self) -> None:
         self._wound_at = self._hub.now
-        if self._clock is None:
+        if self._clock is None and self.operation.updates is None:
             self._clock = self._hub.after(self._idle_s, "call idle", self._idle)
 
     def _idle(self) -> None:

@@ -182,6 +182,12 @@ class Post:
             self.ticket.abandon()
 
 
+def _means_this(post: Post, error: jsonrpc.ErrorReply) -> bool:
+    """Whether an error is about the POST that it answers: without an id (A7), or with whatever id on a
+    refusal, for servers that refuse before they read the body make one up."""
+    return error.id is None or post.status != 200
+
+
 def _usable(id: str) -> bool:
     """An event id goes back in a header: visible ASCII and short, or the stream cannot be resumed."""
     return 0 < len(id) <= 256 and all(0x20 < ord(char) < 0x7F for char in id)
@@ -330,8 +336,7 @@ class HttpLink:
             if kind is jsonrpc.Result or kind is jsonrpc.ErrorReply:
                 if post is None or post.answered:
                     continue  # a response belongs to the stream of its request (C30)
-                if message.id is None and origin is not None:  # type: ignore[union-attr]
-                    # An id-less error (A7) on the response to our request can only mean that request.
+                if kind is jsonrpc.ErrorReply and origin is not None and _means_this(post, message):  # type: ignore[arg-type]
                     message = jsonrpc.ErrorReply(origin, message.code, message.message, message.data)  # type: ignore[union-attr]
                 if message.id != origin:  # type: ignore[union-attr]
                     self.hub.count("upstream_unknown_responses")

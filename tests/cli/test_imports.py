@@ -33,9 +33,9 @@ def test_the_core_alone_loads_no_program() -> None:
 
 def test_run_loads_only_what_it_needs() -> None:
     found = loaded_by(
-        "import mcpgate.cli, mcpgate.program, mcpgate.settings, mcpgate.clients, mcpgate.asyncio_, anyio;"
+        "import mcpgate.cli, mcpgate.program, mcpgate.settings, mcpgate.clients, mcpgate.asyncio_, mcpgate.life;"
         "from mcpgate_proto.config import GatewayConfig;"
-        "mcpgate.asyncio_.new_gateway(GatewayConfig())"
+        "mcpgate.life.new_gateway(GatewayConfig())"
     )
     assert {"anyio", "click", "mcpgate_proto"} <= found
     assert not found & {

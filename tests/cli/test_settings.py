@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from mcpgate.settings import DEFAULT_PORT, SettingsError, config_places, find_config, load
+from mcpgate_proto.effects import ServerTls
 from mcpgate_proto.limits import Limits
+from tests.runner.conftest import Certificates
 
 
 @pytest.fixture
@@ -180,7 +182,43 @@ BAD = [
     ("[[server]]\nname = 'a'\ntransport = 'http'", "server.a.url", "is missing"),
     ("[[server]]\nname = 'a'\ntransport = 'http'\nurl = 'ftp://x'", "server.a.url", "is not an http"),
     ("[[server]]\nname = 'a'\ntransport = 'http'\nurl = 'https://u:p@x'", "server.a.url", "password"),
-    ("[[server]]\nname = 'a'\ntransport = 'unix'", "server.a.transport", "cannot be dialled"),
+    ("[[server]]\nname = 'a'\ntransport = 'unix'", "server.a.socket_path", "is missing"),
+    ("[[server]]\nname='a'\ntransport='unix'\nsocket_path='@x'", "server.a.socket_path", "no permissions"),
+    (
+        "[[server]]\nname='a'\ntransport='unix'\nsocket_path='s'\nurl='ws://x'",
+        "server.a.url",
+        "means nothing",
+    ),
+    ("[[server]]\nname='a'\ntransport='websocket'\nurl='https://x'", "server.a.url", "wss://host/path"),
+    ("[[server]]\nname='a'\ntransport='websocket'", "server.a.url", "is missing"),
+    (SERVER + "ca_file = 'x.pem'", "server.a.ca_file", "there is no file"),
+    ("[gateway]\nrunner = 'gevent'\n" + SERVER, "gateway.runner", "asyncio, trio, curio, blocking"),
+    (
+        SERVER + "[[listen]]\nkind='unix'\nport=1\nsocket_path='s'",
+        "listen[0].port",
+        "means nothing for kind unix",
+    ),
+    (SERVER + "[[listen]]\nkind='stdio'\nsocket_path='s'", "listen[0].socket_path", "kind stdio"),
+    (SERVER + "[[listen]]\nkind='unix'", "listen[0].socket_path", "XDG_RUNTIME_DIR is not set"),
+    (SERVER + "[[listen]]\nkind='unix'\nsocket_path='@x'", "listen[0].socket_path", "no permissions"),
+    (SERVER + "[[listen]]\nsocket_path='%s'" % ("x" * 108), "listen[0].socket_path", "longer than the 107"),
+    (SERVER + "[[listen]]\nport=1\nsocket_path='s'", "listen[0].port", "not with a socket_path"),
+    (SERVER + "[[listen]]\nsocket_path='s'\nsocket_mode=660", "listen[0].socket_mode", "0o660"),
+    (SERVER + "[[listen]]\nsocket_path='s'\nsocket_mode='abc'", "listen[0].socket_mode", "0o660"),
+    (SERVER + "[[listen]]\nsocket_path='s'\nsocket_mode='0060'", "listen[0].socket_mode", "0o660"),
+    (
+        SERVER + "[[listen]]\nsocket_path='s'\n[[listen]]\nname='b'\nsocket_path='s'",
+        "listen.b.socket_path",
+        "another listener's",
+    ),
+    (SERVER + "[[listen]]\nsse=true\nsse_path='sse'", "listen[0].sse_path", 'write "/sse"'),
+    (SERVER + "[[listen]]\ntls_cert='c.pem'", "listen[0].tls_key", "is missing"),
+    (SERVER + "[[listen]]\ntls_cert='c.pem'\ntls_key='k.pem'", "listen[0].tls_cert", "cannot read"),
+    (
+        SERVER + "[[listen]]\ntls_cert='c'\ntls_key='k'\ntls_require_client=true",
+        "listen[0].tls_require_client",
+        "needs a tls_client_ca",
+    ),
     (SERVER + "[[listen]]\nhost = '0.0.0.0'", "listen[0].host", "no authentication yet"),
     (SERVER + "[[listen]]\npath = 'mcp'", "listen[0].path", 'write "/mcp"'),
     (SERVER + "[[listen]]\nport = 70000", "listen[0].port", "65535"),
@@ -197,6 +235,76 @@ def test_each_problem_names_key_and_mend(
     found = problems(tmp_path, text, env)
     assert list(found) == [key]
     assert said in found[key]
+
+
+def test_sockets_and_other_transports(tmp_path: Path, env: dict[str, str]) -> None:
+    text = (
+        SERVER
+        + """
+        health_s = 5
+        [[server]]
+        name = "ws"
+        transport = "websocket"
+        url = "wss://mcp.example/ws"
+        headers = { A = "b" }
+        [[server]]
+        name = "sock"
+        transport = "unix"
+        socket_path = "server.sock"
+        [[server]]
+        name = "old"
+        transport = "sse"
+        url = "https://mcp.example/sse"
+        [[listen]]
+        kind = "unix"
+        socket_mode = "0660"
+        [[listen]]
+        name = "local"
+        socket_path = "http.sock"
+        websocket = true
+        sse = true
+        sse_path = "/events"
+        messages_path = "/post"
+        socket_mode = 0o666
+    """
+    )
+    settings = load(write(tmp_path, text), env | {"XDG_RUNTIME_DIR": "/run/user/7"})
+    _, ws, sock, old = settings.gateway.servers
+    assert (ws.transport, ws.url, ws.headers) == ("websocket", "wss://mcp.example/ws", {"A": "b"})
+    assert (sock.transport, sock.socket_path) == ("unix", str(tmp_path / "server.sock"))
+    assert (old.transport, settings.gateway.servers[0].health_s) == ("sse", 5.0)
+    first, second = settings.gateway.listeners
+    assert (first.kind, first.socket_path) == ("unix", "/run/user/7/mcpgate/unix.sock")
+    assert (first.socket_mode, second.socket_mode) == (0o660, 0o666)
+    assert (second.websocket, second.sse, second.sse_path, second.messages_path) == (
+        True,
+        True,
+        "/events",
+        "/post",
+    )
+    assert [w.key for w in settings.warnings] == ["listen.local.socket_mode"]
+
+
+def test_tls_listeners(tmp_path: Path, env: dict[str, str], certificates: Certificates) -> None:
+    file = certificates.issue("server.test", "settings.pem")
+    text = f"""
+        [[listen]]
+        host = "0.0.0.0"
+        tls_cert = "{file}"
+        tls_key = "{file}"
+        tls_client_ca = "{certificates.ca_file}"
+        tls_require_client = true
+    """
+    Path(file).chmod(0o644)
+    settings = load(write(tmp_path, SERVER + text), env)
+    (listener,) = settings.gateway.listeners
+    assert listener.tls == ServerTls(
+        cert_file=file, key_file=file, client_ca_file=certificates.ca_file, require_client=True
+    )
+    assert [w.key for w in settings.warnings] == ["listen[0].tls_key"]
+    # Encryption alone asks nobody who they are.
+    found = problems(tmp_path, SERVER + text.replace("tls_require_client = true", ""), env)
+    assert list(found) == ["listen[0].host"]
 
 
 def test_every_problem_is_reported_at_once_and_no_secret(tmp_path: Path, env: dict[str, str]) -> None:
@@ -227,10 +335,10 @@ def test_client_files(tmp_path: Path, env: dict[str, str], bin_dir: Path) -> Non
     servers = settings.gateway.servers
     assert [server.name for server in servers] == ["My-Files", "web", "old", "bare", "my-files"]
     assert servers[0].args == ("t0k", "d", "$x") and servers[0].command == str(bin_dir / "server")
-    assert [server.transport for server in servers] == ["stdio", "http", "http", "http", "stdio"]
+    assert [server.transport for server in servers] == ["stdio", "http", "sse", "http", "stdio"]
     assert servers[1].headers == {"X": "t0k"} and not servers[2].enabled and servers[4].env["N"] == "1"
     said = {warning.key: warning.mend for warning in settings.warnings}
-    assert "'My-Files'" in said["mcpServers.My Files!"] and "mcpServers.old.type" in said
+    assert "'My-Files'" in said["mcpServers.My Files!"]
 
 
 def test_vs_code_file_and_its_inputs(tmp_path: Path, env: dict[str, str]) -> None:

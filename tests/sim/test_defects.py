@@ -428,3 +428,67 @@ def test_a_cancelled_call_whose_request_was_not_sent_yet_is_not_sent() -> None:
     client.cancel(call)
     scene.run(10.0)
     assert [job.nonce for job in scene.only.calls] == [warm.nonce]
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="upstream/pool.py `_fits`: a session that shakes hands is `busy` with its own initialize, so it "
+    "fits nobody who waits, and a second process is started",
+)
+def test_a_launcher_starts_once_though_somebody_waits_for_it() -> None:
+    """Probed eras are remembered, and the probe's process becomes the first session."""
+    scene = Scene({"one": ("stdio", LEGACY)}).start()
+    clients = [scene.modern() for _ in range(3)]
+    scene.done(*[client.tool("echo") for client in clients])
+    assert len(scene.net.spawned) == 1
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="upstream/supervisor.py `failed`: two sessions that end of one cause count as two failures, which "
+    "opens the circuit; while a retry is due, a further failure is no news",
+)
+def test_a_crash_of_a_server_with_two_sessions_is_one_failure() -> None:
+    """The first failure may be an accident: callers wait for the restart."""
+    scene = Scene({"one": ("stdio", LEGACY)}, listeners=("http", "stdio")).start()
+    scene.run(1.0)
+    pipe, client = scene.legacy_pipe(), scene.legacy()
+    scene.done(pipe.tool("echo"), client.tool("echo"))
+    scene.only.crash()
+    scene.run(0.1)
+    call = scene.done(client.tool("echo"))
+    assert call.text == call.nonce
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="upstream/pool.py `session_over`: after `_trial_failed` only waiters are served; a warm server "
+    "that nobody waits for is left without a session, for ever",
+)
+def test_a_modern_server_whose_probe_was_late_comes_up_all_the_same() -> None:
+    """F15, F16: taken for legacy, it refuses `initialize` as a modern server does."""
+    scene = Scene({"one": ("stdio", MODERN)})
+    scene.only.start_delay = FAST.probe_timeout_s + 3.0
+    scene.start()
+    scene.run(12.0)
+    scene.only.start_delay = 0.0
+    scene.run(120.0)
+    assert scene.world.snapshot().servers[0].state == "connected"
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="upstream/pool.py `_trial_failed`: that the server lacks the era is not told (`server_up`), though "
+    "from then on the lists of clients of that era have its items",
+)
+def test_a_legacy_client_hears_of_a_server_once_it_is_known_to_be_modern_only() -> None:
+    """Servers that come later appear by list_changed."""
+    scene = Scene({"slow": ("stdio", MODERN), "quick": ("stdio", MODERN)}).start()
+    scene.run(1.0)
+    scene["slow"].start_delay = 8.0  # the trial of the other era takes as long as a start
+    client = scene.legacy()
+    client.listen()
+    scene.done(client.request("tools/list"))
+    before = len(client.notes)
+    scene.run(60.0)
+    assert "notifications/tools/list_changed" in [note["method"] for _, note in client.notes[before:]]
