@@ -24,7 +24,7 @@ from mcpgate_proto.hub import SEVERITIES, Hub
 from mcpgate_proto.mcp import codes, content
 from mcpgate_proto.mcp.codes import Fault, FaultKind
 from mcpgate_proto.mcp.meta import RequestMeta
-from mcpgate_proto.relay.exchange import Ask, Carry, Client, Exchange, Members
+from mcpgate_proto.relay.exchange import Ask, Caller, Carry, Client, Exchange, Members
 from mcpgate_proto.relay.parking import Parked, Parking
 from mcpgate_proto.timers import Timer
 from mcpgate_proto.wire import jsonrpc, values
@@ -284,6 +284,9 @@ class ModernCall:
 
     def withdrawn(self, key: str) -> None:
         self._asks = [ask for ask in self._asks if ask.key != key]
+
+    def moved(self, key: str, to: Caller) -> None:
+        """Calls of stateless clients have their channel to themselves."""
 
     def completed(self, result: Members) -> None:
         if not self.done:

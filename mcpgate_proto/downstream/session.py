@@ -26,6 +26,7 @@ from mcpgate_proto.relay.exchange import (
     Answer,
     AnswerSink,
     Ask,
+    Caller,
     Carry,
     Client,
     Exchange,
@@ -357,6 +358,13 @@ class ClientSession:
         if question is not None:
             question.answer(answer)
 
+    def move(self, key: str, before: LegacyCall, after: LegacyCall) -> None:
+        """A question that is open at the client belongs to another of its calls."""
+        for number, question in self._questions.items():
+            if question.call is before and question.key == key:
+                reply = lambda given: after.reply(key, given)  # noqa: E731
+                self._questions[number] = msgspec.structs.replace(question, call=after, answer=reply)
+
     def withdraw(self, keep: Callable[[Question], bool]) -> bytes | None:
         """Drop questions; the message tells the client of the last of them (legal in legacy: L2.5)."""
         told = None
@@ -483,7 +491,7 @@ class LegacyCall:
             if self.done:
                 return
             if carry is None:
-                self._ask(ask, ask.params, lambda given, key=ask.key: self._reply(key, given))  # type: ignore[misc]
+                self._ask(ask, ask.params, lambda given, key=ask.key: self.reply(key, given))  # type: ignore[misc]
             else:
                 self._ask_across(ask)
 
@@ -510,7 +518,7 @@ class LegacyCall:
         if not isinstance(fitted, content.Refused):
             self._ask(ask, fitted, lambda given: self._reply_across(ask, given))
         elif fitted.result is not None:
-            self._reply(ask.key, Answer(fitted.result))
+            self.reply(ask.key, Answer(fitted.result))
         else:
             assert fitted.fault is not None
             self._reply_across(ask, Answer(fault=fitted.fault))
@@ -518,11 +526,11 @@ class LegacyCall:
     def _reply_across(self, ask: Ask, given: Answer) -> None:
         """L4: a modern server can be given results only."""
         if given.fault is None:
-            self._reply(ask.key, Answer(content.answer_for_modern(ask.method, given.result)))
+            self.reply(ask.key, Answer(content.answer_for_modern(ask.method, given.result)))
             return
         told = content.error_answer(ask.method, given.fault)
         if told is not None:
-            self._reply(ask.key, Answer(told))
+            self.reply(ask.key, Answer(told))
         elif self.exchange is not None and not self.done:
             self.exchange.cancel("the client could not answer the server's question")
             self._cannot_go_on(given.fault)
@@ -535,7 +543,7 @@ class LegacyCall:
         else:
             self.failed(Fault(FaultKind.INTERNAL, reason))
 
-    def _reply(self, key: str, answer: Answer) -> None:
+    def reply(self, key: str, answer: Answer) -> None:
         if self.exchange is not None:
             self.exchange.answer(key, answer)
 
@@ -543,6 +551,10 @@ class LegacyCall:
         told = self.session.withdraw(lambda question: question.call is not self or question.key != key)
         if told is not None:
             self.outlet.notify(told)
+
+    def moved(self, key: str, to: Caller) -> None:
+        if isinstance(to, LegacyCall):
+            self.session.move(key, self, to)
 
     def completed(self, result: Members) -> None:
         if not self.done:

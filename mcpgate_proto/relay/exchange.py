@@ -164,6 +164,9 @@ class Caller(Protocol):
     def logged(self, params: Members) -> None: ...
     def asked(self, asks: list[Ask], carry: Carry | None) -> None: ...
     def withdrawn(self, key: str) -> None: ...
+    def moved(self, key: str, to: Caller) -> None:
+        """The open question `key` turned out to be that of another call, of the same client."""
+
     def completed(self, result: Members) -> None: ...
     def failed(self, fault: Fault) -> None: ...
     def congested(self, on: bool) -> None: ...
@@ -345,6 +348,22 @@ class Exchange:
         if self.phase is not Phase.DONE:
             self._wind()
             self._wound_at += wait_s
+
+    def hand_over(self, key: str, other: Exchange) -> None:
+        """The open question `key` belongs to `other` from now on; the client goes on answering it."""
+        if key not in self._open or other.phase is Phase.DONE:
+            return
+        del self._open[key]
+        if not self._open and self.phase is Phase.ASKING:
+            self.phase = Phase.RUNNING
+            self._wind()
+        other._open[key] = None
+        other.phase = Phase.ASKING
+        self.caller.moved(key, other.caller)
+
+    @property
+    def is_asking(self) -> bool:
+        return self.phase is Phase.ASKING
 
     def complete(self, result: Members) -> None:
         if self.phase is not Phase.DONE:

@@ -66,6 +66,9 @@ class Parked:
         self.answers.pop(key, None)
         self.next_asks = [ask for ask in self.next_asks if ask.key != key]
 
+    def moved(self, key: str, to: Caller) -> None:
+        """Parked calls have their channel to themselves."""
+
     def completed(self, result: Members) -> None:
         """L1.7: kept for the retry, until the time is over."""
         self.outcome = lambda caller: caller.completed(result)

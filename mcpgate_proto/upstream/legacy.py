@@ -167,15 +167,15 @@ class LegacySession(UpstreamSession):
             self.host.session_freed(self)
 
     def _pass_on_questions(self, exchange: Exchange) -> None:
-        """A call ended with a question open: on a shared channel it was another call's, then. It is put to
-        that one; with none left, the server is told that nobody will answer."""
+        """A call ended with a question open: on a shared channel it was another call's, then, and becomes
+        that one's; with none left, the server is told that nobody will answer."""
         for key, question in list(self._questions.items()):
             if question.exchange is not exchange:
                 continue
             others = self._calls_of(None)
             if question.origin is None and others:
                 self._questions[key] = msgspec.structs.replace(question, exchange=others[0])
-                others[0].ask([question.ask], None)
+                exchange.hand_over(key, others[0])
             else:
                 gone = Fault(FaultKind.INVALID_PARAMS, "the request that this belonged to is over")
                 self._answer(key, Answer(fault=gone))
@@ -317,8 +317,10 @@ class LegacySession(UpstreamSession):
         calls = self._calls_of(origin)
         audience = self._sole_audience()
         if len(calls) == 1 or (calls and (audience is None or not audience.reachable)):
-            self._questions[key] = Question(message.id, ask, calls[0], None, origin)
-            calls[0].ask([ask], None)
+            # Of several, one that is not asking yet is the likelier; `_pass_on_questions` mends a wrong guess.
+            exchange = next((one for one in calls if not one.is_asking), calls[0])
+            self._questions[key] = Question(message.id, ask, exchange, None, origin)
+            exchange.ask([ask], None)
             return
         if audience is not None:
             # Of no one call, but of one client for certain.

@@ -13,6 +13,7 @@ import pytest
 from fuzz.sim.clients import Call
 from fuzz.sim.http_clients import LegacyHttp, Wire
 from fuzz.sim.scene import FAST, Scene
+from fuzz.sim.talk import Job, text
 
 LEGACY, MODERN = ("legacy",), ("modern",)
 
@@ -226,7 +227,11 @@ def test_an_empty_batch_and_one_with_initialize_are_refused(body: list[object]) 
 
 def test_a_batch_of_answers_is_accepted() -> None:
     scene = one()
-    scene.only.script("where", lambda job: job.ask("roots/list", {}, lambda told: job.say(**told["result"])) and None)
+
+    def where(job: Job) -> None:
+        job.ask("roots/list", {}, lambda told: job.answer(text(told["result"]["roots"][0]["uri"])))
+
+    scene.only.script("where", where)
     client = scene.legacy(version="2025-03-26", capabilities={"roots": {}})
     client.answer_after = None
     calls = [client.tool("where"), client.tool("where")]
@@ -238,8 +243,7 @@ def test_a_batch_of_answers_is_accepted() -> None:
     wire = client.post(told, client._base(), None)
     scene.done(*calls)
     assert wire.status == 202
-    got = [call.result["structuredContent"]["roots"][0]["uri"] for call in calls]
-    assert got == ["file:///0", "file:///1"]
+    assert [call.text for call in calls] == ["file:///0", "file:///1"]
 
 
 @pytest.mark.parametrize("version", ["2025-03-26", "2025-06-18", "2025-11-25"])

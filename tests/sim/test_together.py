@@ -80,6 +80,7 @@ def test_clients_with_equal_ids_tokens_and_questions_each_get_their_own(
 def test_a_servers_ids_are_its_own_hops_and_never_repeat() -> None:
     """A4, A5: what a client sends as an id or a token reaches no server."""
     scene = Scene({"one": ("stdio", LEGACY)}).start()
+    scene.run(1.0)
     client = scene.legacy()
     for id in ("x", 0, -5, 2**60, "1"):
         scene.done(client.tool("slow", id=id, token=f"secret {id}", steps=1, every=0.1))
