@@ -147,5 +147,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     request_state_ttl_s: float = 24 * 3600.0
     # People answer late; a parked call holds a server's session meanwhile.
     park_ttl_s: float = 1800.0
+    # How often a task is asked for on behalf of a client: where its server does not say, and the bounds
+    # of what it may say.
+    task_poll_s: float = 1.0
+    task_poll_least_s: float = 0.25
+    task_poll_most_s: float = 60.0
     # Questions of a server that come this close together go to the client in one round.
     ask_debounce_s: float = 0.02

@@ -46,6 +46,7 @@ class Call:
         self.cancelled = False
         self.cancel_seen = False  # the gateway has been told of it
         self.next: Call | None = None  # the retry of an `input_required` round
+        self.retrying = False  # that retry is still to come
         self.wire: Wire | None = None
 
     @property
@@ -60,7 +61,7 @@ class Call:
     def settled(self) -> bool:
         """Answered for good, or known to stay without an answer."""
         last = self.last
-        return last.over or last.cancelled
+        return (last.over and not last.retrying) or last.cancelled
 
     @property
     def text(self) -> str:
@@ -206,7 +207,10 @@ class Client:
         if "requestState" in value:
             params["requestState"] = value["requestState"]
 
+        call.retrying = True
+
         def retry() -> None:
+            call.retrying = False
             if not self.dead:
                 call.next = self.request(call.method, params)
 

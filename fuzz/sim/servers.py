@@ -39,6 +39,7 @@ class ServerModel:
         # Tools and prompts of a test's own; the rest of their definitions is in `definitions`.
         self.scripts: dict[str, Callable[[Job], None]] = {}
         self.definitions: dict[str, Message] = {}
+        self.reader: Callable[[Job], None] | None = None
         self.list_changed = True
         self.prompts: tuple[str, ...] = ()
         self.resources: tuple[str, ...] = ()

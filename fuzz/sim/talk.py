@@ -251,6 +251,9 @@ class Talk:
         job.answer(value)
 
     def _read(self, job: Job) -> None:
+        if self.server.reader is not None:
+            self.server.reader(job)
+            return
         uri = job.params["uri"]
         body = self.server.resource(uri)
         if body is None:

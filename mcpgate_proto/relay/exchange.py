@@ -142,8 +142,10 @@ class Operation(msgspec.Struct, kw_only=True):
     replaced: bool = False
     # Who takes a task in place of the result; None: this client was not told of tasks (N3).
     take_task: Callable[[Members], None] | None = None
-    # The task that is being driven for a client without tasks (L22).
+    # The task that is being driven for a client without tasks (L22), and how often in a row its server
+    # could not be asked about it.
     task: TaskState | None = None
+    losses: int = 0
     # A subscription: it has no clock.
     updates: Updates | None = None
 

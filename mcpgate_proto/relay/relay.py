@@ -12,13 +12,15 @@ from collections.abc import Callable
 import msgspec
 
 from mcpgate_proto.hub import Hub
-from mcpgate_proto.mcp import codes
+from mcpgate_proto.mcp import codes, extensions
 from mcpgate_proto.mcp.codes import Fault, FaultKind
+from mcpgate_proto.mcp.revisions import REVISIONS, Era
 from mcpgate_proto.relay import names
 from mcpgate_proto.relay.catalog import Entry, Merged, View
 from mcpgate_proto.relay.exchange import Caller, Client, Exchange, Members, Operation, Route
 from mcpgate_proto.relay.ports import Server, ServerFace
 from mcpgate_proto.relay.subscriptions import Interests
+from mcpgate_proto.relay.tasks import TaskIds
 from mcpgate_proto.timers import Timer
 from mcpgate_proto.wire import jsonrpc, values
 from mcpgate_proto.wire.jsonrpc import Raw
@@ -55,6 +57,7 @@ class Relay:
         self.hub = hub
         self.servers: dict[str, Server] = {}
         self.interests = Interests(hub)
+        self.tasks = TaskIds(hub)
         self.live: dict[Exchange, None] = {}
         self._views: dict[tuple[str, str, str], View] = {}
         self._refreshed: dict[tuple[str, str], float] = {}
@@ -129,7 +132,9 @@ class Relay:
                     kept[name] = jsonrpc.encode_object(
                         {**values.object_or_empty(kept[name]), "listChanged": Raw(b"true")}
                     )
-            return Profile(kept, face.instructions[: limits.instructions_bytes])
+            return Profile(
+                {**kept, **self._extensions(client)}, face.instructions[: limits.instructions_bytes]
+            )
         told: list[str] = []
         for server in self.servers.values():
             one = server.face(client) if server.config.enabled else None
@@ -138,7 +143,34 @@ class Relay:
                 told.append(f"[{server.name}]\n{one.instructions}")
         text = "\n\n".join(told)[: limits.instructions_bytes]
         # F6: servers come and go, and a legacy client cannot be told of new capabilities.
-        return Profile({name: jsonrpc.to_raw(value) for name, value in EVERYTHING.items()}, text)
+        everything = {name: jsonrpc.to_raw(value) for name, value in EVERYTHING.items()}
+        return Profile({**everything, **self._extensions(client)}, text)
+
+    def _extensions(self, client: Client) -> Members:
+        """What servers of the client's era declare and the gateway carries (N2), as members of capabilities."""
+        parts = []
+        for server in self.servers.values():
+            face = server.face(client) if server.config.enabled else None
+            if face is not None and face.era is client.era:
+                parts.append(self.carried(face.capabilities, client.revision))
+        found = extensions.merged(parts)
+        return {extensions.MEMBER: jsonrpc.encode_object(found)} if found else {}
+
+    def carried(self, capabilities: Members, revision: str) -> Members:
+        """The extensions in a peer's capabilities that may be told to the other hop."""
+        return extensions.carried(capabilities, REVISIONS[revision], transparent=self.transparent is not None)
+
+    def has_tasks(self, client: Client) -> bool:
+        """Whether a server of this client has tasks as an extension, or may have them (G2)."""
+        for server in self.servers.values():
+            if not server.config.enabled:
+                continue
+            face = server.face(client)
+            if face is None or (
+                face.era is Era.MODERN and extensions.TASKS in extensions.declared(face.capabilities)
+            ):
+                return True
+        return False
 
     def declares(self, client: Client, capability: str) -> bool:
         """Whether the gateway offers `capability` to this client (G2)."""

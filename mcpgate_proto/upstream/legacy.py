@@ -17,8 +17,9 @@ from mcpgate_proto.mcp.codes import Fault, FaultKind
 from mcpgate_proto.mcp.revisions import LATEST_LEGACY, LEGACY_VERSIONS, REVISIONS, Era
 from mcpgate_proto.relay.exchange import Answer, Ask, Audience, Carry, Exchange, Members
 from mcpgate_proto.timers import Timer
+from mcpgate_proto.upstream.keys import PoolKey
 from mcpgate_proto.upstream.link import Link, Outgoing
-from mcpgate_proto.upstream.session import EMPTY, LIST_CHANGED, Host, PoolKey, UpstreamSession
+from mcpgate_proto.upstream.session import EMPTY, LIST_CHANGED, Host, UpstreamSession
 from mcpgate_proto.wire import jsonrpc, values
 from mcpgate_proto.wire.jsonrpc import Raw
 
@@ -317,7 +318,7 @@ class LegacySession(UpstreamSession):
         calls = self._calls_of(origin)
         audience = self._sole_audience()
         if len(calls) == 1 or (calls and (audience is None or not audience.reachable)):
-            # Of several, one that is not asking yet is the likelier; `_pass_on_questions` mends a wrong guess.
+            # Of several, one that is not asking yet is likelier; `_pass_on_questions` mends a wrong guess.
             exchange = next((one for one in calls if not one.is_asking), calls[0])
             self._questions[key] = Question(message.id, ask, exchange, None, origin)
             exchange.ask([ask], None)

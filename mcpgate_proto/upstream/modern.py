@@ -16,8 +16,9 @@ from mcpgate_proto.mcp.codes import Fault, FaultKind
 from mcpgate_proto.mcp.revisions import MODERN, Era
 from mcpgate_proto.relay.exchange import Answer, Ask, Carry, Exchange, Members, Phase
 from mcpgate_proto.timers import Timer
+from mcpgate_proto.upstream.keys import PoolKey
 from mcpgate_proto.upstream.link import Link, Loss, Outgoing
-from mcpgate_proto.upstream.session import EMPTY, LIST_CHANGED, Host, PoolKey, UpstreamSession
+from mcpgate_proto.upstream.session import EMPTY, LIST_CHANGED, Host, UpstreamSession
 from mcpgate_proto.wire import jsonrpc, values
 from mcpgate_proto.wire.jsonrpc import Raw
 

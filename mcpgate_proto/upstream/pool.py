@@ -15,20 +15,17 @@ import msgspec
 from mcpgate_proto.config import ServerConfig
 from mcpgate_proto.hub import Hub
 from mcpgate_proto.mcp.codes import Fault, FaultKind
-from mcpgate_proto.mcp.revisions import LATEST_LEGACY, MODERN, Era
+from mcpgate_proto.mcp.revisions import Era
 from mcpgate_proto.relay.exchange import Client, Exchange, Members, Phase
 from mcpgate_proto.relay.ports import ServerFace, ServerListener, ServerStatus
 from mcpgate_proto.timers import Timer
-from mcpgate_proto.upstream.http_pool import HttpPool
-from mcpgate_proto.upstream.http_sse import SseLink
+from mcpgate_proto.upstream.keys import PoolKey, featureless, key_for, principal_of
 from mcpgate_proto.upstream.legacy import LegacySession
 from mcpgate_proto.upstream.link import Link
+from mcpgate_proto.upstream.links import LinkMaker
 from mcpgate_proto.upstream.modern import ModernSession
 from mcpgate_proto.upstream.probe import Finding, Probe, refused_modern, teaches
-from mcpgate_proto.upstream.session import EMPTY, FORGOTTEN, Done, PoolKey, UpstreamSession
-from mcpgate_proto.upstream.socket import SocketLink
-from mcpgate_proto.upstream.stream import ChildLink
-from mcpgate_proto.upstream.streamable_http import HttpLink
+from mcpgate_proto.upstream.session import FORGOTTEN, Done, UpstreamSession
 from mcpgate_proto.upstream.supervisor import Supervisor
 from mcpgate_proto.upstream.waiting import Got, Session, Waiter, WaitingRoom
 from mcpgate_proto.upstream.watches import Watches
@@ -54,8 +51,7 @@ class UpstreamServer:
         self._proven: dict[Era, bool] = {}
         self._waiting = WaitingRoom(hub, self._serve, self._why_not)
         self._probe: Probe | None = None
-        self._http: HttpPool | None = None
-        self._sse = config.transport == "sse"
+        self._links = LinkMaker(hub, config)
         self._supervisor = Supervisor(hub, config.name, self._again)
         self._watches = Watches()
         # Sessions that somebody watches through: opened again once the server is back.
@@ -88,20 +84,8 @@ class UpstreamServer:
             session.end("mcpgate is stopping", None)
         if self._probe is not None:
             self._probe._link.stop()
-        if self._http is not None:
-            self._http.stop()
+        self._links.stop()
         self._waiting.refuse_all(self._down("it was stopped"))
-
-    def _link(self) -> Link:
-        if self.config.transport == "stdio":
-            return ChildLink(self.hub, self.config, _NOBODY)
-        if self.config.transport in ("websocket", "unix"):
-            return SocketLink(self.hub, self.config, _NOBODY)
-        if self._http is None:
-            self._http = HttpPool(self.hub, self.config)
-        if self._sse:
-            return SseLink(self.hub, self.config, _NOBODY, self._http)
-        return HttpLink(self.hub, self.config, _NOBODY, self._http)
 
     def _down(self, reason: str = "") -> Fault:
         told = reason or self._supervisor.reason or "it is not available"
@@ -126,7 +110,7 @@ class UpstreamServer:
         if any(self.eras.values()):
             self._warm_up()
             return
-        self._probe = Probe(self.hub, self._link(), self._probed)
+        self._probe = Probe(self.hub, self._links.make(), self._probed)
         self._probe.start()
 
     def _probed(self, found: Finding) -> None:
@@ -158,7 +142,7 @@ class UpstreamServer:
     def _adopt(self, found: Finding) -> None:
         """The probe's link becomes the first session, so that the server starts once."""
         assert found.link is not None and found.era is not None
-        key = self._key(None, found.era)
+        key = key_for(self.config, None, found.era)
         session = self._make(key, found.link)
         if isinstance(session, ModernSession):
             if found.discovered is not None:
@@ -167,23 +151,6 @@ class UpstreamServer:
                 session.link_up()
         else:
             session.handshake()
-
-    def _key(self, client: Client | None, era: Era) -> PoolKey:
-        """Catalog sessions and clients without features share the empty profile."""
-        if era is Era.MODERN:
-            return PoolKey(self._principal(client), era, b"{}", MODERN, self._owner(client))
-        if client is None or not client.features or self.config.isolation == "shared":
-            return PoolKey(self._principal(client), era, b"{}", LATEST_LEGACY, self._owner(client))
-        revision = client.revision if client.era is Era.LEGACY else LATEST_LEGACY
-        return PoolKey(self._principal(client), era, bytes(client.profile), revision, self._owner(client))
-
-    def _principal(self, client: Client | None) -> str | None:
-        if self.config.isolation == "shared":
-            return ""
-        return client.principal.id if client is not None else None
-
-    def _owner(self, client: Client | None) -> str:
-        return client.key if client is not None and self.config.isolation == "session" else ""
 
     def _make(self, key: PoolKey, link: Link) -> Session:
         session: Session
@@ -196,7 +163,7 @@ class UpstreamServer:
         return session
 
     def _open(self, key: PoolKey) -> Session:
-        link = self._link()
+        link = self._links.make()
         session = self._make(key, link)
         link.start()
         return session
@@ -210,7 +177,7 @@ class UpstreamServer:
         if self._warm and not self.sessions and not self._stopped:
             era = Era.MODERN if self.eras[Era.MODERN] else Era.LEGACY
             if self.eras[era]:
-                self._open(self._key(None, era))
+                self._open(key_for(self.config, None, era))
 
     # -- who needs a session
 
@@ -254,7 +221,7 @@ class UpstreamServer:
                 return True
             self._discover_era()
             return False
-        key = self._key(client, era)
+        key = key_for(self.config, client, era)
         starting = False
         main = self._main(key) if waiter.own else None
         if main is not None:
@@ -286,8 +253,9 @@ class UpstreamServer:
 
     def _main(self, key: PoolKey) -> Session | None:
         """The one session in which the calls of a principal are made, where there is just one: many servers
-        keep state in their process, and a list from another process would not show it. For the gateway's own requests only: a call
-        of a client without features must not meet a server that was told of another client's (L0.2)."""
+        keep state in their process, and a list from another process would not show it. For the gateway's own
+        requests only: a call of a client without features must not meet a server that was told of another
+        client's (L0.2)."""
         if key.profile != b"{}" or key.era is not Era.LEGACY or key.principal is None:
             return None
         found = [
@@ -309,7 +277,7 @@ class UpstreamServer:
 
     def _rewatch(self, session: UpstreamSession) -> None:
         """B7: a new session is subscribed to what the lost one was."""
-        if session.key.profile == b"{}" or self._main(_plain(session.key)) is session:
+        if session.key.profile == b"{}" or self._main(session.key.plain) is session:
             for uri in self._watches.of(session.key.principal, session.era):
                 session.watch(uri, lambda fault: None)
 
@@ -357,12 +325,12 @@ class UpstreamServer:
         def got(session: Session | Fault) -> None:
             done(session if isinstance(session, Fault) else _face(session))
 
-        plain = _featureless(client)
+        plain = featureless(client)
         self._acquire(plain, False, got, None, self.hub.limits.startup_wait_s)
 
     def ask(self, client: Client, method: str, params: Members, done: Done) -> None:
         again = True
-        plain = _featureless(client)
+        plain = featureless(client)
 
         def got(session: Session | Fault) -> None:
             if isinstance(session, Fault):
@@ -388,7 +356,7 @@ class UpstreamServer:
         era = self._era_for(client.era)
         if era is None:
             return None
-        key = self._key(_featureless(client), era)
+        key = key_for(self.config, featureless(client), era)
         main = self._main(key)
         if main is not None:
             return main
@@ -412,13 +380,13 @@ class UpstreamServer:
             self._watches.add(principal, era, uri)
             session.watch(uri, watched)
 
-        self._acquire(_featureless(client), False, got, None, self.hub.limits.startup_wait_s)
+        self._acquire(featureless(client), False, got, None, self.hub.limits.startup_wait_s)
 
     def unwatch(self, client: Client, uri: str) -> None:
         era = self._era_for(client.era)
-        if era is None or not self._watches.remove(self._principal(client), era, uri):
+        if era is None or not self._watches.remove(principal_of(self.config, client), era, uri):
             return
-        principal = self._principal(client)
+        principal = principal_of(self.config, client)
         for session in list(self.sessions):
             if session.ready and session.era is era and session.key.principal == principal:
                 session.unwatch(uri)
@@ -509,8 +477,8 @@ class UpstreamServer:
         if not was_ready and not self._proven and self.config.era == "auto":
             # F17: the assumption failed, or nothing was learned at all.
             self.eras = {Era.LEGACY: None, Era.MODERN: None}
-        if not was_ready and not self._proven and self.config.transport == "http":
-            self._sse = False
+        if not was_ready and not self._proven:
+            self._links.fall_forward()
         if self._watches.of(session.key.principal, session.era):
             self._lost[session.key] = None
         self._supervisor.failed(reason)
@@ -521,12 +489,7 @@ class UpstreamServer:
             self._waiting.refuse_all(self._down())
 
     def _older_transport(self, session: UpstreamSession, fault: Fault) -> bool:
-        """F13: where a POST of `initialize` gets 400, 404 or 405, the server may be one of 2024."""
-        untried = self.config.transport == "http" and not self._sse and not self._proven
-        if not untried or session.era is not Era.LEGACY or fault.code not in (400, 404, 405):
-            return False
-        self._sse = True
-        return True
+        return session.era is Era.LEGACY and not self._proven and self._links.fall_back(fault.code)
 
     def _trial_failed(self, session: UpstreamSession, fault: Fault) -> bool:
         """A first session of an era that was not known: what its refusal teaches."""
@@ -581,17 +544,6 @@ def _always() -> bool:
     return True
 
 
-def _plain(key: PoolKey) -> PoolKey:
-    return msgspec.structs.replace(key, profile=b"{}")
-
-
-def _featureless(client: Client) -> Client:
-    """The client as the catalog session knows it: the same principal and era, nothing declared."""
-    if not client.features and client.audience is None:
-        return client
-    return msgspec.structs.replace(client, capabilities=EMPTY, profile=EMPTY, features=False, audience=None)
-
-
 def _face(session: Session) -> ServerFace:
     return ServerFace(session.era, session.capabilities, session.instructions, bytes(session.server_info))
 
@@ -600,16 +552,3 @@ def _stderr(session: UpstreamSession) -> dict[str, str]:
     """A server that fails usually said why: its last lines go into the log, never to a client."""
     lines = session.link.last_stderr[-3:]
     return {"stderr": " | ".join(lines)} if lines else {}
-
-
-class _Nobody:
-    """Owner of a link that is just being handed on."""
-
-    def link_up(self) -> None: ...
-    def link_message(self, message: object, origin: int | None) -> None: ...
-    def link_lost(self, request: int, loss: object, status: int) -> None: ...
-    def link_pressed(self, high: bool) -> None: ...
-    def link_down(self, reason: str) -> None: ...
-
-
-_NOBODY = _Nobody()

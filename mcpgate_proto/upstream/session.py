@@ -18,11 +18,12 @@ from mcpgate_proto.mcp.codes import Fault, FaultKind
 from mcpgate_proto.mcp.revisions import Era
 from mcpgate_proto.relay.exchange import Audience, Client, Exchange, Members
 from mcpgate_proto.timers import Timer
+from mcpgate_proto.upstream.keys import PoolKey
 from mcpgate_proto.upstream.link import Link, Loss, Outgoing
 from mcpgate_proto.wire import jsonrpc, values
 from mcpgate_proto.wire.jsonrpc import Raw
 
-__all__ = ["FORGOTTEN", "Done", "Host", "PoolKey", "UpstreamSession"]
+__all__ = ["FORGOTTEN", "Done", "Host", "UpstreamSession"]
 
 Done = Callable[[Members | Fault], None]
 
@@ -35,19 +36,6 @@ LIST_CHANGED = {
     "notifications/prompts/list_changed": "prompts",
     "notifications/resources/list_changed": "resources",
 }
-
-
-class PoolKey(msgspec.Struct, frozen=True):
-    """Whom a session serves: (server, principal, capability profile, revision), as the design says.
-
-    `principal` None: started before anybody asked; the first that needs it makes it its own.
-    """
-
-    principal: str | None
-    era: Era
-    profile: bytes = b"{}"
-    revision: str = ""
-    owner: str = ""
 
 
 class Host(Protocol):

@@ -33,7 +33,8 @@ def test_the_core_alone_loads_no_program() -> None:
 
 def test_run_loads_only_what_it_needs() -> None:
     found = loaded_by(
-        "import mcpgate.cli, mcpgate.program, mcpgate.settings, mcpgate.clients, mcpgate.asyncio_, mcpgate.life;"
+        "import mcpgate.cli, mcpgate.program, mcpgate.settings, mcpgate.clients;"
+        "import mcpgate.asyncio_, mcpgate.life;"
         "from mcpgate_proto.config import GatewayConfig;"
         "mcpgate.life.new_gateway(GatewayConfig())"
     )

@@ -191,7 +191,11 @@ BAD = [
     ),
     ("[[server]]\nname='a'\ntransport='websocket'\nurl='https://x'", "server.a.url", "wss://host/path"),
     ("[[server]]\nname='a'\ntransport='websocket'", "server.a.url", "is missing"),
-    (SERVER + "ca_file = 'x.pem'", "server.a.ca_file", "there is no file"),
+    (
+        "[[server]]\nname='a'\ntransport='http'\nurl='https://x'\nca_file='x.pem'",
+        "server.a.ca_file",
+        "there is no file",
+    ),
     ("[gateway]\nrunner = 'gevent'\n" + SERVER, "gateway.runner", "asyncio, trio, curio, blocking"),
     (
         SERVER + "[[listen]]\nkind='unix'\nport=1\nsocket_path='s'",

@@ -99,17 +99,14 @@ def test_only_the_events_of_the_same_stream_are_replayed() -> None:
     assert len(set(first.event_ids) & set(second.event_ids)) == 0 and ids
 
 
-@pytest.mark.parametrize("last_id", ["99-1", "0-77", "x", "", "1", "1-1-1", "-1", "9" * 40 + "-1", "1-\u0664"])
+@pytest.mark.parametrize("last_id", ["99-1", "0-77", "x", "", "1", "1-1-1", "-1", "9" * 40 + "-1"])
 def test_an_event_id_that_names_nothing_is_refused(last_id: str) -> None:
     scene = one()
     client = scene.legacy()
     wire = client.wire()
     call = Call(client, 1, "GET", {})
     headers = [("Accept", "text/event-stream"), *client._base(), ("Last-Event-ID", last_id)]
-    try:
-        wire.send("GET", headers, None, call)
-    except UnicodeEncodeError:
-        pytest.skip("cannot be written in a header")
+    wire.send("GET", headers, None, call)
     scene.run(0.1)
     assert wire.status in (400, 404)
 

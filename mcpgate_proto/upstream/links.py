@@ -1,0 +1,69 @@
+"""Which way leads to a server.
+
+Owns: the making of links by the server's transport, its HTTP connections, the fallback to HTTP+SSE (F13).
+Must never: know sessions or eras.
+"""
+
+from __future__ import annotations
+
+from mcpgate_proto.config import ServerConfig
+from mcpgate_proto.hub import Hub
+from mcpgate_proto.upstream.http_pool import HttpPool
+from mcpgate_proto.upstream.http_sse import SseLink
+from mcpgate_proto.upstream.link import Link
+from mcpgate_proto.upstream.socket import SocketLink
+from mcpgate_proto.upstream.stream import ChildLink
+from mcpgate_proto.upstream.streamable_http import HttpLink
+
+__all__ = ["LinkMaker"]
+
+
+class LinkMaker:
+    """Makes links to one server. Whoever gets one becomes its owner before it is started."""
+
+    def __init__(self, hub: Hub, config: ServerConfig) -> None:
+        self._hub = hub
+        self._config = config
+        self._http: HttpPool | None = None
+        self.uses_sse = config.transport == "sse"
+
+    def make(self) -> Link:
+        hub, config = self._hub, self._config
+        if config.transport == "stdio":
+            return ChildLink(hub, config, _NOBODY)
+        if config.transport in ("websocket", "unix"):
+            return SocketLink(hub, config, _NOBODY)
+        if self._http is None:
+            self._http = HttpPool(hub, config)
+        if self.uses_sse:
+            return SseLink(hub, config, _NOBODY, self._http)
+        return HttpLink(hub, config, _NOBODY, self._http)
+
+    def fall_back(self, status: int) -> bool:
+        """F13: where a POST of `initialize` gets 400, 404 or 405, the server may be one of 2024: from now on
+        its event stream is tried. True if that is new."""
+        if self._config.transport != "http" or self.uses_sse or status not in (400, 404, 405):
+            return False
+        self.uses_sse = True
+        return True
+
+    def fall_forward(self) -> None:
+        """It was not one of 2024 either."""
+        self.uses_sse = self._config.transport == "sse"
+
+    def stop(self) -> None:
+        if self._http is not None:
+            self._http.stop()
+
+
+class _Nobody:
+    """Owner of a link that is just being handed on."""
+
+    def link_up(self) -> None: ...
+    def link_message(self, message: object, origin: int | None) -> None: ...
+    def link_lost(self, request: int, loss: object, status: int) -> None: ...
+    def link_pressed(self, high: bool) -> None: ...
+    def link_down(self, reason: str) -> None: ...
+
+
+_NOBODY = _Nobody()
