@@ -31,7 +31,7 @@ def text_of(call: Call) -> str:
 
 
 def asks(method: str, params: Message) -> Callable[[Job], None]:
-    """A tool that asks the client one thing, in the era it is called in, and tells whether it got an answer."""
+    """A tool that asks the client one thing, in the era it is called in, and tells what it got."""
 
     def act(job: Job) -> None:
         if job.talk.modern:

@@ -40,21 +40,19 @@ Features: {features}.
 | client \\ server | {servers} |
 | --- |{lines}
 """
-TAIL = """
-What no gateway can carry, and what is answered instead (numbers of `protocol.md` are in the tests):
-
-| situation | answer |
-| --- | --- |
-| a server asks outside any call, and the client is modern | the server gets -32602 |
-| a server needs a feature that the modern client did not declare | -32021 with `requiredCapabilities` |
-| a modern server asks a legacy client for more than its revision can show (multi-select forms before 2025-11-25) | the server gets `decline` |
-| a legacy client answers a modern server's sampling or roots request with an error | the call ends: `isError` for a tool, else -32603 |
-| a parked call's client never returns | the server gets a plain no, then the cancellation |
-| a parked call's state comes again, changed, for another request, or from another principal | -32602, start over |
-| a modern client's stream breaks | that is its cancellation; there is no resumption |
-| a legacy client's stream breaks | the call goes on; `Last-Event-ID` resumes |
-| client progress, `roots/list_changed` for a modern server, `elicitation/complete` for a modern client | swallowed |
-"""
+# What no gateway can carry, and what is answered instead (L26, L4, L1).
+INSTEAD = (
+    ("a server asks outside any call, and the client is modern", "the server gets -32602"),
+    ("a server needs what the modern client did not declare", "-32021 with `requiredCapabilities`"),
+    ("a modern server asks for a form that the client's revision cannot show", "the server gets `decline`"),
+    ("a legacy client answers a modern server's sampling or roots request with an error",
+     "the call ends: `isError` for a tool, else -32603"),
+    ("a parked call's client never returns", "the server gets a plain no, then the cancellation"),
+    ("a parked call's state comes again, changed, or for another request or principal", "-32602, start over"),
+    ("a modern client's stream breaks", "that is its cancellation; there is no resumption"),
+    ("a legacy client's stream breaks", "the call goes on; `Last-Event-ID` resumes"),
+    ("progress of a client, `roots/list_changed` for a modern server", "swallowed"),
+)  # fmt: skip
 
 
 def play(client: str, server: str, feature: str) -> None:
@@ -98,7 +96,9 @@ def render(results: dict[tuple[str, str, str], bool]) -> str:
     head = HEAD.format(
         features=", ".join(FEATURES), servers=" | ".join(SERVERS), lines=" --- |" * len(SERVERS)
     )
-    return head + "\n".join(rows) + "\n" + TAIL
+    instead = [f"| {situation} | {answer} |" for situation, answer in INSTEAD]
+    tail = ["", "What no gateway can carry, and what is answered instead:", "", "| situation | answer |"]
+    return "\n".join([head + rows[0], *rows[1:], *tail, "| --- | --- |", *instead, ""])
 
 
 def test_the_page_says_what_was_run() -> None:
