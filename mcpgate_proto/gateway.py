@@ -24,7 +24,6 @@ from mcpgate_proto.downstream.http_sse import SseMessages, SseOpen
 from mcpgate_proto.downstream.modern import ModernFace
 from mcpgate_proto.downstream.stream import PipeClient
 from mcpgate_proto.downstream.streamable_http import McpEndpoint, Sessions
-from mcpgate_proto.downstream.websocket import WebSocketClient
 from mcpgate_proto.effects import (
     Address,
     Effect,
@@ -198,6 +197,9 @@ class Gateway:
 
     def _upgrade(self, http: HttpClient, trailing: bytes) -> None:
         """A connection goes over from HTTP to WebSocket."""
+        # wsproto costs time and memory at start: it is loaded where it is used.
+        from mcpgate_proto.downstream.websocket import WebSocketClient
+
         conn = http.conn
         if conn is None:
             return

@@ -218,7 +218,8 @@ class Client:
 
     def retry(self, call: Call, answers: Message | None, *, state: Any = ..., **changed: Any) -> Call:
         """Go on with an `input_required` round by hand; `changed` replaces members of the params."""
-        told = call.result
+        assert call.answer is not None
+        told = call.answer["result"]
         params = {name: one for name, one in call.params.items() if name != "_meta"}
         params.pop("requestState", None)
         params.pop("inputResponses", None)
@@ -228,8 +229,7 @@ class Client:
             state = told.get("requestState")
         if state is not None:
             params["requestState"] = state
-        call.next = self.request(call.method, {**params, **changed})
-        return call.next
+        return self.request(call.method, {**params, **changed})
 
     def _own_question(self, params: Message) -> None:
         nonce = str(params.get("message", ""))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from mcpgate_proto.downstream.live import CHANGES, COMPLETE, Live
 from mcpgate_proto.downstream.outlet import Outlet
+from mcpgate_proto.downstream.tasks import TaskWatch
 from mcpgate_proto.mcp import meta
 from mcpgate_proto.mcp.codes import Fault
 from mcpgate_proto.relay.exchange import Client, Members, Route
@@ -43,14 +44,23 @@ class Listening(Live):
         self._acknowledged = False
         self._done = False
         self._slow = False
+        self._tasks: list[TaskWatch] = []
+        # What a slow client has missed of its tasks: the last state of each.
+        self._missed: dict[str, Members] = {}
         table[self] = None
 
-    def watch(self, uris: list[str]) -> None:
-        """Subscribe to each resource where its owner can; the acknowledgement lists those that worked."""
+    def watch(self, uris: list[str], tasks: dict[str, dict[str, str]]) -> None:
+        """Subscribe to each resource where its owner can, and to tasks (server -> its id -> the client's
+        form); the acknowledgement lists those that worked."""
         uris = list(dict.fromkeys(uris))
-        self._left = len(uris)
-        if not uris:
+        self._left = len(uris) + len(tasks)
+        if not self._left:
             self._acknowledge()
+        for server, ids in tasks.items():
+            watch = TaskWatch(self._relay, self._client, server, ids, self._task_changed, self._settled)
+            self._tasks.append(watch)
+        for watch in list(self._tasks):
+            watch.start()
         for uri in uris:
             self._relay.resolve_uri(uri, self._client, lambda found, uri=uri: self._routed(uri, found))  # type: ignore[misc]
 
@@ -88,7 +98,11 @@ class Listening(Live):
         }
         if self._interest.uris:
             agreed["resourceSubscriptions"] = list(self._interest.uris)
+        honoured = [id for watch in self._tasks for id in watch.honoured]
+        if honoured:
+            agreed["taskIds"] = honoured
         self._send("notifications/subscriptions/acknowledged", {"notifications": jsonrpc.to_raw(agreed)})
+        self._tell_missed()
 
     def _send(self, method: str, params: Members) -> None:
         if not self._done:
@@ -102,17 +116,31 @@ class Listening(Live):
         if not self._slow:
             self._send("notifications/resources/updated", values.without(params, "_meta"))
 
+    def _task_changed(self, id: str, params: Members) -> None:
+        if self._slow or not self._acknowledged:
+            self._missed[id] = {name: jsonrpc.detach(raw) for name, raw in params.items()}
+        else:
+            self._send("notifications/tasks", params)
+
+    def _tell_missed(self) -> None:
+        missed, self._missed = self._missed, {}
+        for params in missed.values():
+            self._send("notifications/tasks", params)
+
     def throttle(self, on: bool) -> None:
         """A client that does not read misses changes; when it reads again it looks afresh."""
         was, self._slow = self._slow, on
         if was and not on:
             for kind in self._interest.kinds:
                 self._list_changed(kind)
+            self._tell_missed()
 
     def _close(self) -> None:
         self._done = True
         self._table.pop(self, None)
         self._relay.interests.remove(self._interest)
+        for watch in self._tasks:
+            watch.stop()
         held, self._interest.uris = self._interest.uris, {}
         for server, own in held.values():
             self._relay.unwatch(server, self._client, own)

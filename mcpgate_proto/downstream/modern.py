@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mcpgate_proto.downstream import lists, status
+from mcpgate_proto.downstream import lists, status, tasks
 from mcpgate_proto.downstream.listening import Listening
 from mcpgate_proto.downstream.live import CHANGES, COMPLETE, FEATURES, INPUT_REQUIRED, Track
 from mcpgate_proto.downstream.outlet import Outlet
 from mcpgate_proto.downstream.rounds import Continuation, ModernCall, Rounds, Turn
 from mcpgate_proto.hub import SEVERITIES, Hub
-from mcpgate_proto.mcp import codes, content, meta, mirror
+from mcpgate_proto.mcp import codes, content, extensions, meta, mirror
 from mcpgate_proto.mcp.codes import Fault, FaultKind
 from mcpgate_proto.mcp.revisions import MODERN_VERSIONS, Era
 from mcpgate_proto.relay.catalog import Merged
@@ -31,7 +31,7 @@ __all__ = ["ModernFace"]
 
 DISCOVER_TTL_MS = 60_000
 # What a modern client may be told of (G2); `logging` counts though setLevel is gone.
-CAPABILITIES = ("completions", "experimental", "logging", "prompts", "resources", "tools")
+CAPABILITIES = ("completions", "experimental", "extensions", "logging", "prompts", "resources", "tools")
 NEEDS = {
     "tools/list": "tools",
     "tools/call": "tools",
@@ -65,7 +65,7 @@ class ModernFace:
         self.relay = relay
         self.listening: dict[Listening, None] = {}
         self.parking = Parking(hub)
-        self._rounds = Rounds(hub, self.parking)
+        self._rounds = Rounds(hub, self.parking, relay.tasks)
 
     # -- the ladder, from the point where the envelope is known to be a request
 
@@ -93,7 +93,8 @@ class ModernFace:
             data = jsonrpc.to_raw({"supported": list(MODERN_VERSIONS), "requested": told.version})
             _error(request, outlet, codes.UNSUPPORTED_VERSION, "unsupported protocol version", data)
             return
-        self._dispatch(Turn(request, told, _client(told, principal), outlet, track, headers))
+        client = _client(told, principal, self.relay.carried(told.capabilities, told.version))
+        self._dispatch(Turn(request, told, client, outlet, track, headers))
 
     def _dispatch(self, turn: Turn) -> None:
         method = turn.method
@@ -110,6 +111,8 @@ class ModernFace:
             self._call(turn)
         elif method == "subscriptions/listen":
             self._listen(turn)
+        elif method in tasks.METHODS:
+            self._task(turn)
         elif method.startswith("gateway/"):
             self._gateway(turn)
         else:
@@ -202,7 +205,8 @@ class ModernFace:
 
     def _route(self, turn: Turn, explicit: tuple[str | None, Members], continued: Continuation) -> None:
         name, params = explicit
-        params = values.without(params, "inputResponses", "requestState")
+        # `task` is of 2025-11-25 and means nothing here (L22).
+        params = values.without(params, "inputResponses", "requestState", "task")
         call = ModernCall(self, self._rounds, turn, continued.attempt)
         turn.track(call)  # from here on it can be cancelled, also while it is still being routed
 
@@ -237,7 +241,18 @@ class ModernFace:
             answers=continued.answers,
             carry=continued.carry,
         )
+        if turn.method == "tools/call" and tasks.declares(turn):
+            operation.take_task = lambda task: call.made_task(route.server, task)
         call.begin(self.relay.start(operation, route, call))
+
+    def _task(self, turn: Turn) -> None:
+        found = tasks.route(self.relay, turn)
+        if isinstance(found, Fault):
+            self.refuse(turn, found)
+            return
+        call = tasks.TaskCall(self, self._rounds, turn, found.params["taskId"])
+        turn.track(call)
+        self._start(turn, call, found, Continuation())
 
     def _resume(self, turn: Turn, continued: Continuation) -> None:
         """A retry of a parked call (L1.5): its answers go to the server once they are all there."""
@@ -280,8 +295,12 @@ class ModernFace:
             self.refuse(turn, Fault(FaultKind.INVALID_PARAMS, "params.notifications is not an object"))
             return
         listed = values.items(wanted.get("resourceSubscriptions", Raw(b"[]"))) or []
-        if len(listed) > self.hub.limits.subscriptions_per_session:
-            self.refuse(turn, Fault(FaultKind.OVERLOADED, "too many resources for one subscription"))
+        asked = values.items(wanted["taskIds"]) or [] if "taskIds" in wanted else []
+        if "taskIds" in wanted and not tasks.declares(turn):
+            self.refuse(turn, codes.missing_capability(extensions.TASKS_NEEDED))  # G21
+            return
+        if len(listed) + len(asked) > self.hub.limits.subscriptions_per_session:
+            self.refuse(turn, Fault(FaultKind.OVERLOADED, "too much for one subscription"))
             return
         kinds = [kind for name, kind in CHANGES.items() if wanted.get(name) == Raw(b"true")]
         kinds = [kind for kind in kinds if self.relay.declares(turn.client, kind)]
@@ -289,7 +308,8 @@ class ModernFace:
         listening = Listening(self.relay, self.listening, turn.request, outlet, client, tuple(kinds))
         turn.track(listening)
         uris = [jsonrpc.text(one) for one in listed]
-        listening.watch([uri for uri in uris if uri is not None])
+        told = tasks.handles(self.relay, client, asked)
+        listening.watch([uri for uri in uris if uri is not None], told)
 
     def stop(self) -> None:
         """The gateway ends: every subscription gets its result (G19), parked calls are given up."""
@@ -298,9 +318,13 @@ class ModernFace:
         self.parking.stop()
 
 
-def _client(told: meta.RequestMeta, principal: Principal) -> Client:
-    """The client as this one request declares it (C26)."""
+def _client(told: meta.RequestMeta, principal: Principal, carried: Members) -> Client:
+    """The client as this one request declares it (C26), with the extensions that go on (N2)."""
     declared = told.capabilities
+    if extensions.MEMBER in declared:
+        declared = values.without(declared, extensions.MEMBER)
+        if carried:
+            declared[extensions.MEMBER] = jsonrpc.encode_object(carried)
     capabilities = jsonrpc.encode_object({name: declared[name] for name in sorted(declared)})
     # L0.2, L17: towards a legacy server only what is carried; roots without listChanged.
     features = {name: declared[name] for name in sorted(declared) if name in FEATURES.values()}

@@ -6,6 +6,7 @@ A round is one request. It ends with a result, an error, or with questions (`inp
     upstream   the upstream's own state, byte for byte (G8, G9); nothing is held here
     parked     which parked call the retry means, and which of its rounds (L1)
     again      the call is made afresh once the user has opened the URLs that a server asked for (L3)
+    task       the task that a server made of the call, whose questions these are (L22); the server keeps it
 
 Owns: `ModernCall`, the sealing and opening of `requestState`, the binding of a state to its request (G7).
 Must never: accept a state of another principal or request, or one of a parked call twice (L1.6).
@@ -21,18 +22,21 @@ import msgspec
 from mcpgate_proto.downstream.live import FEATURES, INPUT_REQUIRED, Track
 from mcpgate_proto.downstream.outlet import Outlet
 from mcpgate_proto.hub import SEVERITIES, Hub
-from mcpgate_proto.mcp import codes, content
+from mcpgate_proto.mcp import codes, content, extensions
 from mcpgate_proto.mcp.codes import Fault, FaultKind
 from mcpgate_proto.mcp.meta import RequestMeta
-from mcpgate_proto.relay.exchange import Ask, Caller, Carry, Client, Exchange, Members
+from mcpgate_proto.relay.exchange import Ask, Caller, Carry, Client, Exchange, Members, TaskState
 from mcpgate_proto.relay.parking import Parked, Parking
+from mcpgate_proto.relay.tasks import TaskIds
 from mcpgate_proto.timers import Timer
 from mcpgate_proto.wire import jsonrpc, values
 from mcpgate_proto.wire.jsonrpc import Raw
 
-__all__ = ["Continuation", "ModernCall", "Rounds", "Turn"]
+__all__ = ["Answerer", "Continuation", "ModernCall", "Rounds", "Turn"]
 
 CACHEABLE = ("resources/read",)
+TASK = Raw(b'"task"')
+Kept = Literal["upstream", "parked", "again", "task"]
 TOO_LATE = "params.requestState is not valid here (any more); start the call over"
 
 
@@ -55,7 +59,7 @@ class Turn(msgspec.Struct, frozen=True):
 class State(msgspec.Struct, array_like=True):
     """What is sealed in a `requestState`. `bound` is a digest of the request it was issued for."""
 
-    kind: Literal["upstream", "parked", "again"]
+    kind: Kept
     bound: bytes
     payload: bytes
     round: int
@@ -81,9 +85,10 @@ class Answerer(Protocol):
 class Rounds:
     """Seals and opens `requestState`."""
 
-    def __init__(self, hub: Hub, parking: Parking) -> None:
+    def __init__(self, hub: Hub, parking: Parking, tasks: TaskIds) -> None:
         self.hub = hub
         self.parking = parking
+        self.tasks = tasks
 
     def open(self, turn: Turn) -> Continuation | Fault:
         """What the MRTR members of a request mean (G7, G10)."""
@@ -104,6 +109,9 @@ class Rounds:
             return Fault(FaultKind.BAD_STATE, TOO_LATE)
         if state.kind == "upstream":
             return Continuation(Carry(Raw(state.payload)), answers)
+        if state.kind == "task":
+            task = _task_state(state.payload)
+            return Continuation(Carry(task=task), answers) if task else Fault(FaultKind.BAD_STATE, TOO_LATE)
         if state.kind == "again":
             return Continuation(attempt=state.round, declined=any(action != "accept" for action in actions))
         principal = turn.client.principal.id
@@ -126,9 +134,7 @@ class Rounds:
             return None
         return state if state.bound == bound(turn.request) else None
 
-    def seal(
-        self, turn: Turn, kind: Literal["upstream", "parked", "again"], payload: bytes, round: int
-    ) -> Raw:
+    def seal(self, turn: Turn, kind: Kept, payload: bytes, round: int) -> Raw:
         sealed = msgspec.msgpack.encode(State(kind, bound(turn.request), payload, round))
         ttl_s = self.hub.limits.park_ttl_s if kind == "parked" else self.hub.limits.request_state_ttl_s
         principal = turn.client.principal.id
@@ -148,6 +154,13 @@ class Rounds:
         if state is not None:
             result["requestState"] = state
         return result
+
+
+def _task_state(payload: bytes) -> TaskState | None:
+    try:
+        return msgspec.msgpack.decode(payload, type=TaskState)
+    except msgspec.MsgspecError:
+        return None
 
 
 def _input_request(method: str, params: Members) -> Raw:
@@ -236,9 +249,13 @@ class ModernCall:
                 wait_s = self._rounds.hub.limits.ask_debounce_s
                 self._debounce = self._rounds.hub.after(wait_s, "questions", self._park)
             return
+        if carry.task is not None and self._undeclared(asks) is not None:
+            self._exchange.cancel("the client did not declare what the task asks for")
         self._exchange.round_over()
         # None where the upstream gave none: a state is never invented (G9).
         state = self._rounds.seal(self._turn, "upstream", bytes(carry.state), 0) if carry.state else None
+        if carry.task is not None:
+            state = self._rounds.seal(self._turn, "task", msgspec.msgpack.encode(carry.task), 0)
         self._end_round(asks, state)
 
     def _end_round(self, asks: list[Ask], state: Raw | None) -> None:
@@ -288,6 +305,14 @@ class ModernCall:
     def moved(self, key: str, to: Caller) -> None:
         """Calls of stateless clients have their channel to themselves."""
 
+    def made_task(self, server: str, task: Members) -> None:
+        """N3: the server made a task of the call; the client gets an id that only it can use."""
+        if not self.done:
+            self.over()
+            own = values.text_of(task, "taskId") or ""
+            shown = self._rounds.tasks.seal(self._turn.client.principal.id, server, own)
+            self._answerer.finish(self._turn, {**task, "taskId": jsonrpc.to_raw(shown)}, TASK)
+
     def completed(self, result: Members) -> None:
         if not self.done:
             self.over()
@@ -310,8 +335,11 @@ class ModernCall:
         self._answerer.refuse(self._turn, fault)
 
     def _declares(self, required: Raw) -> bool:
-        declared = values.object_or_empty(self._turn.client.capabilities)
-        return all(name in declared for name in values.object_or_empty(required))
+        declared = self._turn.told.capabilities
+        needed = values.object_or_empty(required)
+        listed = extensions.declared(declared)
+        more = all(name in listed for name in extensions.declared(needed))
+        return more and all(name in declared for name in needed)
 
     def _ask_to_open(self, fault: Fault) -> bool:
         """L3: the URLs of a -32042 become questions; the call is made again once they are answered."""

@@ -14,11 +14,12 @@ from typing import Protocol
 
 import msgspec
 
-from mcpgate_proto.downstream import lists, status
+from mcpgate_proto.downstream import lists, status, tasks
 from mcpgate_proto.downstream.live import FEATURES
 from mcpgate_proto.downstream.outlet import Outlet
+from mcpgate_proto.downstream.tasks import LegacyIds
 from mcpgate_proto.hub import SEVERITIES, Hub
-from mcpgate_proto.mcp import codes, content, meta
+from mcpgate_proto.mcp import codes, content, extensions, meta
 from mcpgate_proto.mcp.codes import Fault, FaultKind
 from mcpgate_proto.mcp.revisions import REVISIONS, Era, Revision, negotiate
 from mcpgate_proto.relay.catalog import Merged
@@ -107,13 +108,17 @@ class ClientSession:
         }
         if not self.revision.elicitation:
             kept.pop("elicitation", None)
+        profile = dict(kept)
+        carried = self.relay.carried(self.capabilities, self.revision.version)
+        if carried:
+            profile[extensions.MEMBER] = jsonrpc.encode_object(carried)  # N2: among legacy peers
         self.client = Client(
             principal=self.principal,
             era=Era.LEGACY,
             revision=self.revision.version,
             capabilities=jsonrpc.detach(jsonrpc.encode_object(_for_modern(kept))),
-            profile=jsonrpc.detach(jsonrpc.encode_object(kept)),
-            features=bool(kept),
+            profile=jsonrpc.detach(jsonrpc.encode_object(profile)),
+            features=bool(profile),
             key=self.key,
             audience=self,
         )
@@ -179,8 +184,17 @@ class ClientSession:
             self._subscribe(request, outlet)
         elif method.startswith("gateway/"):
             self._gateway(request, outlet)
+        elif method in tasks.LEGACY_METHODS:
+            self._task(request, outlet)
         else:
             self._unknown(request, outlet)
+
+    def _task(self, request: jsonrpc.Request, outlet: Outlet) -> None:
+        found = tasks.legacy_route(self.relay, self.client, request)
+        if isinstance(found, Fault):
+            self.refuse(request.id, outlet, found)
+        else:
+            self._start(request, self._accept(request, outlet), found)
 
     def _gateway(self, request: jsonrpc.Request, outlet: Outlet) -> None:
         told = status.answer(self.relay, request.method, request.params, self.client)
@@ -309,6 +323,10 @@ class ClientSession:
         if call.done:
             return
         hop = values.object_or_empty(request.params.get("_meta", values.EMPTY))
+        params = route.params
+        if "task" in params and not self.relay.makes_tasks(self.client, route.server):
+            route = Route(route.server, values.without(params, "task"), route.plan)  # 1125 tasks: ignored
+        call.ids = LegacyIds(self.relay, self.client, route.server)
         operation = Operation(
             method=request.method,
             params=route.params,
@@ -447,6 +465,7 @@ class LegacyCall:
         self.method = method
         self.outlet = outlet
         self.exchange: Exchange | None = None
+        self.ids: LegacyIds | None = None
         self._token = token
         self.done = False
         session.serial += 1
@@ -491,7 +510,8 @@ class LegacyCall:
             if self.done:
                 return
             if carry is None:
-                self._ask(ask, ask.params, lambda given, key=ask.key: self.reply(key, given))  # type: ignore[misc]
+                params = self.ids.shown_in(ask.params) if self.ids is not None else ask.params
+                self._ask(ask, params, lambda given, key=ask.key: self.reply(key, given))  # type: ignore[misc]
             else:
                 self._ask_across(ask)
 
@@ -545,7 +565,8 @@ class LegacyCall:
 
     def reply(self, key: str, answer: Answer) -> None:
         if self.exchange is not None:
-            self.exchange.answer(key, answer)
+            given = self.ids.own_in(answer) if self.ids is not None else answer
+            self.exchange.answer(key, given)
 
     def withdrawn(self, key: str) -> None:
         told = self.session.withdraw(lambda question: question.call is not self or question.key != key)
@@ -560,6 +581,8 @@ class LegacyCall:
         if not self.done:
             self._over()
             fitted = content.down_result(self.method, values.without(result, *HINTS), self.session.revision)
+            if self.ids is not None:
+                fitted = self.ids.shown(self.method, fitted)
             self.outlet.finish(jsonrpc.encode_result(self.id, fitted))
 
     def failed(self, fault: Fault) -> None:

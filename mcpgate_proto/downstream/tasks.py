@@ -1,4 +1,4 @@
-"""Tasks of modern clients, passed through to modern servers under sealed ids (N3, L22).
+"""Tasks, passed through between peers of one era under sealed ids (N3, L22).
 
 Owns: the routing of `tasks/get`, `tasks/update` and `tasks/cancel` by the opened id, the client's form of ids
 in what comes back, and `TaskWatch`, the part of a `subscriptions/listen` that is about tasks of one server.
@@ -14,15 +14,38 @@ from mcpgate_proto.downstream.rounds import Answerer, ModernCall, Rounds, Turn
 from mcpgate_proto.mcp import codes, extensions, meta
 from mcpgate_proto.mcp.codes import Fault, FaultKind
 from mcpgate_proto.mcp.revisions import Era
-from mcpgate_proto.relay.exchange import Ask, Carry, Client, Exchange, Members, Operation, Route
+from mcpgate_proto.relay.exchange import (
+    Answer,
+    Ask,
+    Caller,
+    Carry,
+    Client,
+    Exchange,
+    Members,
+    Operation,
+    Route,
+)
 from mcpgate_proto.relay.relay import Relay
 from mcpgate_proto.timers import Timer
 from mcpgate_proto.wire import jsonrpc, values
 from mcpgate_proto.wire.jsonrpc import Raw
 
-__all__ = ["METHODS", "TaskCall", "TaskWatch", "declares", "handles", "inner_result", "route"]
+__all__ = [
+    "LEGACY_METHODS",
+    "METHODS",
+    "LegacyIds",
+    "TaskCall",
+    "TaskWatch",
+    "declares",
+    "handles",
+    "inner_result",
+    "legacy_route",
+    "route",
+]
 
 METHODS = ("tasks/get", "tasks/update", "tasks/cancel")
+# Of 2025-11-25; its `tasks/list` is not offered (L22).
+LEGACY_METHODS = ("tasks/get", "tasks/result", "tasks/cancel")
 LISTEN = "subscriptions/listen"
 # A watch that broke off is opened again, with jitter and ever later (G20).
 RETRY_FIRST_S = 2.0
@@ -95,6 +118,73 @@ class TaskCall(ModernCall):
             # G5: there are no rounds here in which the client could be asked.
             fault = Fault(FaultKind.INTERNAL, fault.message)
         super().failed(fault)
+
+
+# ----------------------------------------------------------------------------- tasks of 2025-11-25
+
+
+def legacy_route(relay: Relay, client: Client, request: jsonrpc.Request) -> Route | Fault:
+    """Where a `tasks/*` request of a legacy client goes; there is no such method unless it was declared."""
+    if not any(relay.makes_tasks(client, name) for name in relay.servers):
+        return codes.method_not_found(request.method)
+    params = values.without(request.params, "_meta")
+    found = relay.tasks.open(client.principal.id, values.text_of(params, "taskId"))
+    if found is None or not relay.makes_tasks(client, found.server):
+        return UNKNOWN
+    return Route(found.server, {**params, "taskId": jsonrpc.to_raw(found.id)})
+
+
+class LegacyIds:
+    """Task ids in what one call of a legacy client brings, and in what goes back (L22)."""
+
+    def __init__(self, relay: Relay, client: Client, server: str) -> None:
+        self._tasks = relay.tasks
+        self._principal = client.principal.id
+        self._server = server
+
+    def _seal(self, id: str) -> str:
+        return self._tasks.seal(self._principal, self._server, id)
+
+    def _open(self, id: str) -> str:
+        found = self._tasks.open(self._principal, id)
+        return found.id if found is not None and found.server == self._server else ""
+
+    def shown(self, method: str, result: Members) -> Members:
+        """A result in the client's form: the task that was made, one that was asked for, what is related."""
+        if method in LEGACY_METHODS and "taskId" in result:
+            result = _with_id(result, self._seal)
+        if method == "tools/call" and "task" in result:
+            made = values.object_or_empty(result["task"])
+            result = {**result, "task": jsonrpc.encode_object(_with_id(made, self._seal))}
+        return self.shown_in(result)
+
+    def shown_in(self, params: Members) -> Members:
+        """A server's message: the task that it belongs to."""
+        return _with_related(params, self._seal)
+
+    def own_in(self, answer: Answer) -> Answer:
+        """The client's answer, on its way back to the server."""
+        if answer.fault is not None or b"related-task" not in bytes(answer.result):
+            return answer
+        told = _with_related(values.object_or_empty(answer.result), self._open)
+        return Answer(jsonrpc.encode_object(told))
+
+
+def _with_id(members: Members, spell: Callable[[str], str]) -> Members:
+    id = values.text_of(members, "taskId")
+    return members if id is None else {**members, "taskId": jsonrpc.to_raw(spell(id))}
+
+
+def _with_related(members: Members, spell: Callable[[str], str]) -> Members:
+    told = members.get("_meta")
+    if told is None or b"related-task" not in bytes(told):
+        return members
+    found = values.object_or_empty(told)
+    if meta.RELATED_TASK not in found:
+        return members
+    related = _with_id(values.object_or_empty(found[meta.RELATED_TASK]), spell)
+    found = {**found, meta.RELATED_TASK: jsonrpc.encode_object(related)}
+    return {**members, "_meta": jsonrpc.encode_object(found)}
 
 
 # ---------------------------------------------------------------------------------- subscriptions
@@ -238,5 +328,7 @@ class TaskWatch:
             self._exchange.cancel("a subscription asks nothing")
 
     def withdrawn(self, key: str) -> None: ...
+
+    def moved(self, key: str, to: Caller) -> None: ...
 
     def congested(self, on: bool) -> None: ...

@@ -14,11 +14,23 @@ from mcpgate_proto.mcp.revisions import Revision
 from mcpgate_proto.wire import jsonrpc, values
 from mcpgate_proto.wire.jsonrpc import Raw
 
-__all__ = ["MEMBER", "TASKS", "TASKS_NEEDED", "UI", "carried", "declared", "having", "merged"]
+__all__ = [
+    "MEMBER",
+    "TASKS",
+    "TASKS_NEEDED",
+    "UI",
+    "UI_SCHEME",
+    "carried",
+    "declared",
+    "having",
+    "merged",
+    "ui_resource",
+]
 
 MEMBER = "extensions"
 TASKS = "io.modelcontextprotocol/tasks"
 UI = "io.modelcontextprotocol/ui"
+UI_SCHEME = "ui://"
 
 # Of one hop only: they tell how this client proves who it is to us (N9).
 _HOP_LOCAL = frozenset(
@@ -51,8 +63,8 @@ def declared(capabilities: dict[str, Raw]) -> dict[str, Raw]:
 def carried(capabilities: dict[str, Raw], revision: Revision, *, transparent: bool) -> dict[str, Raw]:
     """Of what a peer of `revision` declares, that which may be told to a peer of the same era; sorted.
 
-    UI is metadata on what is carried anyway (N6); tasks are one where extensions are part of the revision (L22:
-    never at 2025-11-25). What nobody here understands passes only where one server is seen as it is (N2).
+    UI is metadata on what is carried anyway (N6); tasks are one where the revision has extensions (L22: never
+    at 2025-11-25). What nobody here understands passes only where one server is seen as it is (N2).
     """
     if MEMBER not in capabilities:
         return {}
@@ -82,3 +94,13 @@ def merged(parts: Iterable[dict[str, Raw]]) -> dict[str, Raw]:
         for name, settings in part.items():
             found.setdefault(name, settings)
     return dict(sorted(found.items()))
+
+
+def ui_resource(tool: Raw) -> str | None:
+    """The `ui://` resource that a tool refers to (N5), in the form of today or the older flat one."""
+    if b"ui://" not in bytes(tool):
+        return None
+    told = values.object_or_empty(values.object_or_empty(tool).get("_meta", values.EMPTY))
+    return values.text_of(
+        values.object_or_empty(told.get("ui", values.EMPTY)), "resourceUri"
+    ) or values.text_of(told, "ui/resourceUri")

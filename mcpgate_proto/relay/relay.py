@@ -2,7 +2,8 @@
 
 Owns: the servers in config order, the views, the routing of names and URIs (`resolve` decides before a
 face accepts), the merged capabilities and instructions, the fan-in of changes, the live exchanges.
-Must never: know a revision's wire, or ask which era a client or server speaks.
+Must never: know a revision's wire, or ask which era a client or server speaks, but to keep extensions among
+peers of one era.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ EVERYTHING: dict[str, object] = {
     "tools": {"listChanged": True},
 }
 VIEWS = 1024
+# What a server answers when it has something to say, however late (1125 tasks, L22).
+PATIENT = ("tasks/result",)
 
 
 class Profile(msgspec.Struct, frozen=True):
@@ -132,9 +135,8 @@ class Relay:
                     kept[name] = jsonrpc.encode_object(
                         {**values.object_or_empty(kept[name]), "listChanged": Raw(b"true")}
                     )
-            return Profile(
-                {**kept, **self._extensions(client)}, face.instructions[: limits.instructions_bytes]
-            )
+            kept |= {**self._extensions(client), **self._legacy_tasks(client)}
+            return Profile(kept, face.instructions[: limits.instructions_bytes])
         told: list[str] = []
         for server in self.servers.values():
             one = server.face(client) if server.config.enabled else None
@@ -144,10 +146,10 @@ class Relay:
         text = "\n\n".join(told)[: limits.instructions_bytes]
         # F6: servers come and go, and a legacy client cannot be told of new capabilities.
         everything = {name: jsonrpc.to_raw(value) for name, value in EVERYTHING.items()}
-        return Profile({**everything, **self._extensions(client)}, text)
+        return Profile({**everything, **self._extensions(client), **self._legacy_tasks(client)}, text)
 
     def _extensions(self, client: Client) -> Members:
-        """What servers of the client's era declare and the gateway carries (N2), as members of capabilities."""
+        """What servers of the client's era declare and the gateway carries (N2): a member of capabilities."""
         parts = []
         for server in self.servers.values():
             face = server.face(client) if server.config.enabled else None
@@ -155,6 +157,24 @@ class Relay:
                 parts.append(self.carried(face.capabilities, client.revision))
         found = extensions.merged(parts)
         return {extensions.MEMBER: jsonrpc.encode_object(found)} if found else {}
+
+    def makes_tasks(self, client: Client, server: str) -> bool:
+        """Whether `server` makes tasks of calls as 2025-11-25 has them, and this client may ask for that."""
+        if not self.hub.config.legacy_tasks or not REVISIONS[client.revision].tasks:
+            return False
+        known = self.servers.get(server)
+        face = known.face(client) if known is not None and known.config.enabled else None
+        if face is None or face.era is not Era.LEGACY:
+            return False
+        told = values.object_or_empty(face.capabilities.get("tasks", values.EMPTY))
+        requests = values.object_or_empty(told.get("requests", values.EMPTY))
+        return "call" in values.object_or_empty(requests.get("tools", values.EMPTY))
+
+    def _legacy_tasks(self, client: Client) -> Members:
+        """The tasks of 2025-11-25 as a member of capabilities; their list is not offered (L22)."""
+        if not any(self.makes_tasks(client, name) for name in self.servers):
+            return {}
+        return {"tasks": jsonrpc.to_raw({"cancel": {}, "requests": {"tools": {"call": {}}}})}
 
     def carried(self, capabilities: Members, revision: str) -> Members:
         """The extensions in a peer's capabilities that may be told to the other hop."""
@@ -286,7 +306,10 @@ class Relay:
 
         servers = [name for name, server in self.servers.items() if server.config.enabled]
         known = lambda: self._owner(view, uri) is not None  # noqa: E731
-        more = lambda: self._look(view, "templates", servers, known, looked)  # noqa: E731
+        last = looked
+        if uri.startswith(extensions.UI_SCHEME):
+            last = lambda: self._look(view, "tools", servers, known, looked)  # noqa: E731
+        more = lambda: self._look(view, "templates", servers, known, last)  # noqa: E731
         self._look(view, "resources", servers, known, more)
 
     def _owner(self, view: View, uri: str) -> Route | None:
@@ -296,6 +319,11 @@ class Relay:
         split = names.split_uri(uri, self.servers)
         if split is not None:
             return Route(split[0], {"uri": jsonrpc.to_raw(split[1])})
+        if uri.startswith(extensions.UI_SCHEME):
+            # N6: it need not be listed; the tool that refers to it tells whose it is.
+            for entry in view.table("tools").entries.values():
+                if extensions.ui_resource(entry.raw) == uri:
+                    return Route(entry.server, {"uri": jsonrpc.to_raw(uri)})
         for entry in view.table("templates").entries.values():
             if entry.template is not None and entry.template.matches(uri):
                 return Route(entry.server, {"uri": jsonrpc.to_raw(uri)})
@@ -361,6 +389,8 @@ class Relay:
         operation.params = route.params
         operation.plan = route.plan
         idle_s = server.config.timeout if server is not None else 0.0
+        if operation.method in PATIENT:
+            idle_s = self.hub.limits.call_ceiling_s
         exchange = Exchange(self.hub, operation, caller, idle_s, self.live)
         if server is None:
             exchange.lost(False)  # the config has changed since it was routed

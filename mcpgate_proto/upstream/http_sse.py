@@ -33,6 +33,7 @@ class SseLink:
         self.owner = owner
         self.pid: int | None = None
         self.last_stderr: list[str] = []
+        self.failure = ""
         self._pool = pool
         self._version: str | None = None
         self._base = [

@@ -111,6 +111,19 @@ class LegacySession(UpstreamSession):
             self._level = wanted
             self.request("logging/setLevel", {"level": jsonrpc.to_raw(level)}, lambda answer: None)
 
+    def begin(self, exchange: Exchange) -> None:
+        operation = exchange.operation
+        carry = operation.carry
+        about_task = operation.task is not None or (carry is not None and carry.task is not None)
+        modern = operation.client.era is Era.MODERN and operation.method.startswith("tasks/")
+        if about_task or modern or operation.updates is not None:
+            # The server was a modern one when it made the task; the call is not made again (L1.10).
+            if operation.interactive:
+                self.untake()
+            exchange.fail(Fault(FaultKind.INTERNAL, "the server has no tasks of this kind any more"))
+            return
+        super().begin(exchange)
+
     def resume(self, exchange: Exchange, answers: dict[str, Answer], carry: Carry | None) -> None:
         for key, answer in answers.items():
             self._answer(key, answer)
@@ -314,7 +327,8 @@ class LegacySession(UpstreamSession):
         if key in self._questions or len(self._questions) >= self.hub.limits.asks_per_call:
             self._refuse(message, origin, codes.INVALID_REQUEST, "too many or repeated requests")
             return
-        ask = Ask(key, message.method, message.params)
+        # L18: the client hosts no tasks; `task` is ignored.
+        ask = Ask(key, message.method, values.without(message.params, "task"))
         calls = self._calls_of(origin)
         audience = self._sole_audience()
         if len(calls) == 1 or (calls and (audience is None or not audience.reachable)):

@@ -58,6 +58,7 @@ class Link(Protocol):
     single_channel: bool
     pid: int | None
     last_stderr: list[str]
+    failure: str  # why the last request could not be delivered, for the log
 
     def start(self) -> None: ...
     def request(self, outgoing: Outgoing) -> None: ...

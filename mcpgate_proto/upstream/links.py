@@ -11,7 +11,6 @@ from mcpgate_proto.hub import Hub
 from mcpgate_proto.upstream.http_pool import HttpPool
 from mcpgate_proto.upstream.http_sse import SseLink
 from mcpgate_proto.upstream.link import Link
-from mcpgate_proto.upstream.socket import SocketLink
 from mcpgate_proto.upstream.stream import ChildLink
 from mcpgate_proto.upstream.streamable_http import HttpLink
 
@@ -32,6 +31,9 @@ class LinkMaker:
         if config.transport == "stdio":
             return ChildLink(hub, config, _NOBODY)
         if config.transport in ("websocket", "unix"):
+            # wsproto costs time and memory at start: it is loaded where it is used.
+            from mcpgate_proto.upstream.socket import SocketLink
+
             return SocketLink(hub, config, _NOBODY)
         if self._http is None:
             self._http = HttpPool(hub, config)

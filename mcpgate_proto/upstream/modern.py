@@ -2,7 +2,7 @@
 
 Owns: the `_meta` of every request (F8), mirrored headers (D2, D3), results by their type (A25), MRTR
 rounds (G8: `requestState` goes back byte for byte), the one `subscriptions/listen` that carries list
-changes and watched resources.
+changes and watched resources; tasks, handed to clients that take them and driven for others (L22).
 Must never: keep anything of a round after it ended.
 """
 
@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mcpgate_proto.hub import Hub
-from mcpgate_proto.mcp import codes, meta, mirror
+from mcpgate_proto.mcp import codes, extensions, meta, mirror
 from mcpgate_proto.mcp.codes import Fault, FaultKind
 from mcpgate_proto.mcp.revisions import MODERN, Era
-from mcpgate_proto.relay.exchange import Answer, Ask, Carry, Exchange, Members, Phase
+from mcpgate_proto.relay import tasks
+from mcpgate_proto.relay.exchange import Answer, Ask, Carry, Exchange, Members, Operation, Phase, TaskState
 from mcpgate_proto.timers import Timer
 from mcpgate_proto.upstream.keys import PoolKey
 from mcpgate_proto.upstream.link import Link, Loss, Outgoing
@@ -25,6 +26,9 @@ from mcpgate_proto.wire.jsonrpc import Raw
 __all__ = ["ModernSession"]
 
 LISTEN = "subscriptions/listen"
+CANCEL_TASK = "tasks/cancel"
+# So often in a row may a driven task be out of reach.
+TASK_LOSSES = 5
 LISTEN_RETRY_S = 2.0
 CHANGES = {"tools": "toolsListChanged", "prompts": "promptsListChanged", "resources": "resourcesListChanged"}
 Watched = Callable[[Fault | None], None]
@@ -45,6 +49,9 @@ class ModernSession(UpstreamSession):
         self._listen_failures = 0
         self._relisten_timer: Timer | None = None
         self._patience: Timer | None = None
+        self._has_tasks = False
+        # Calls whose task is asked for again later.
+        self._polls: dict[Exchange, Timer] = {}
 
     def link_up(self) -> None:
         self.request("server/discover", {}, self.discovered)
@@ -57,6 +64,7 @@ class ModernSession(UpstreamSession):
         self.instructions = values.text_of(answer, "instructions") or ""
         told = values.object_or_empty(answer.get("_meta", EMPTY)).get(meta.SERVER_INFO)
         self.server_info = jsonrpc.detach(told) if told is not None else EMPTY
+        self._has_tasks = extensions.TASKS in extensions.declared(self.capabilities)
         self.ready = self.was_ready = True
         self.host.session_ready(self)
         self._relisten()
@@ -71,7 +79,9 @@ class ModernSession(UpstreamSession):
         }
         if exchange is not None:
             operation = exchange.operation
-            head[meta.CLIENT_CAPABILITIES] = operation.client.capabilities
+            if operation.task is not None:
+                method, params = tasks.following(operation, operation.task)
+            head[meta.CLIENT_CAPABILITIES] = self._told(operation)
             if operation.log_level is not None:
                 head[meta.LOG_LEVEL] = jsonrpc.to_raw(operation.log_level)
             if operation.wants_progress:
@@ -82,13 +92,32 @@ class ModernSession(UpstreamSession):
                 params["inputResponses"] = operation.answers
             if operation.carry is not None and operation.carry.state:
                 params["requestState"] = operation.carry.state
+        elif method == CANCEL_TASK:
+            head[meta.CLIENT_CAPABILITIES] = extensions.TASKS_NEEDED
         message = jsonrpc.encode_request(number, method, {**params, "_meta": jsonrpc.encode_object(head)})
         if self.link.single_channel:
             return Outgoing(number, message, pinned=method == LISTEN)
         headers = mirror.standard_headers(method, params, MODERN)
-        if exchange is not None and exchange.operation.plan is not None:
+        if exchange is not None and exchange.operation.plan is not None and method == "tools/call":
             headers.extend(mirror.generate(exchange.operation.plan, params.get("arguments", EMPTY)))
         return Outgoing(number, message, tuple(headers), pinned=method == LISTEN)
+
+    def _told(self, operation: Operation) -> Raw:
+        """The client's capabilities; with tasks where the gateway deals with them in its place (L22)."""
+        told = operation.client.capabilities
+        return extensions.having(told, extensions.TASKS) if self._driving(operation) else told
+
+    def _driving(self, operation: Operation) -> bool:
+        if operation.task is not None:
+            return True
+        wanted = self._has_tasks and self.hub.config.drive_tasks and operation.take_task is None
+        return wanted and operation.method == "tools/call"
+
+    def begin(self, exchange: Exchange) -> None:
+        operation = exchange.operation
+        if operation.carry is not None and operation.carry.task is not None:
+            operation.task, operation.carry = operation.carry.task, None
+        super().begin(exchange)
 
     def resume(self, exchange: Exchange, answers: dict[str, Answer], carry: Carry | None) -> None:
         """The client's answers make a new request: same params, the state as it came (G8, G14)."""
@@ -105,8 +134,13 @@ class ModernSession(UpstreamSession):
             self.begin(exchange)
 
     def cancel(self, exchange: Exchange, reason: str) -> None:
-        """L15: over HTTP the stream is closed; on a pipe the server is told."""
+        """L15: over HTTP the stream is closed; on a pipe the server is told. A task has a request for it."""
         number = self.drop(exchange)
+        timer = self._polls.pop(exchange, None)
+        if timer is not None:
+            timer.cancel()
+        if exchange.operation.task is not None:
+            self._cancel_task(exchange.operation.task.id)
         if number is not None and not self.over:
             self._stop_request(number, reason)
 
@@ -173,17 +207,20 @@ class ModernSession(UpstreamSession):
             return
         told = result.pop("resultType", None)
         kind = "complete" if told is None else jsonrpc.text(told)
-        if kind == "input_required" and number in self.calls:
+        if kind == "input_required" and self._may_ask(number):
             self._input_required(number, result)
-        elif kind == "complete" or (kind is not None and self._extension(number, kind, told, result)):
+        elif kind == "complete":
             self._finish(number, result)
+        elif kind == "task" and self._task_made(number, result):
+            pass
         else:
             # A25: an unknown type is an invalid response, never forwarded.
             self._finish(number, Fault(FaultKind.INTERNAL, "the server answered with an unknown resultType"))
 
-    def _extension(self, number: int, kind: str, told: Raw | None, result: Members) -> bool:
-        """Types owned by extensions come with the crossing of extensions; none is known yet."""
-        return False
+    def _may_ask(self, number: int) -> bool:
+        """G5: a call, and nothing about a task."""
+        exchange = self.calls.get(number)
+        return exchange is not None and exchange.operation.task is None
 
     def _input_required(self, number: int, result: Members) -> None:
         exchange = self.calls[number]
@@ -213,21 +250,109 @@ class ModernSession(UpstreamSession):
             self.hub.count("upstream_late_responses")
             return
         self.drop(exchange)
-        if isinstance(outcome, Fault):
+        if exchange.operation.task is not None:
+            self._task_read(exchange, exchange.operation.task, outcome)
+        elif isinstance(outcome, Fault):
             exchange.fail(outcome)
+        else:
+            exchange.complete(_bare(outcome))
+
+    # -- tasks
+
+    def _task_made(self, number: int, result: Members) -> bool:
+        """The server made a task of a call. False where it may not (A25, N3)."""
+        exchange = self.calls.get(number)
+        state = tasks.created(result)
+        if exchange is None:
+            if state is not None and self.hub.config.drive_tasks:
+                self._cancel_task(state.id)  # its call was cancelled meanwhile: nobody will ask for it
+            return False
+        operation = exchange.operation
+        if operation.task is not None or operation.method.startswith("tasks/"):
+            self._finish(number, result)  # N4: an old example names what is complete so
+            return True
+        wanted = operation.take_task is not None or self._driving(operation)
+        if operation.method != "tools/call" or state is None or not wanted:
+            return False
+        self.drop(exchange)
+        if operation.take_task is not None:
+            exchange.complete_with_task(_bare(result))
+            return True
+        operation.task, operation.answers = state, Raw(b"")
+        self.hub.count("tasks_driven")
+        working = values.text_of(result, "status") == "working"
+        self._poll_later(exchange, tasks.interval_s(result, self.hub.limits) if working else 0.0)
+        return True
+
+    def _task_read(self, exchange: Exchange, state: TaskState, outcome: Members | Fault) -> None:
+        """An answer about a task that is driven."""
+        operation = exchange.operation
+        limits = self.hub.limits
+        if isinstance(outcome, Fault):
+            told = f"the server lost the task that it made of the call: {outcome.message[:200]}"
+            exchange.fail(Fault(FaultKind.INTERNAL, told))
             return
-        if "_meta" in outcome:
-            kept = meta.end_to_end(values.object_or_empty(outcome["_meta"]))
-            outcome = values.without(outcome, "_meta")
-            if kept:
-                outcome["_meta"] = jsonrpc.encode_object(kept)
-        exchange.complete(outcome)
+        operation.losses = 0
+        if operation.answers:
+            operation.task, operation.answers = tasks.answered(operation, state), Raw(b"")
+            self._poll_later(exchange, limits.task_poll_least_s)
+            return
+        told_of = tasks.read(outcome, state, limits)
+        if isinstance(told_of, tasks.Working):
+            self._poll_later(exchange, told_of.wait_s)
+        elif isinstance(told_of, tasks.Asked):
+            exchange.ask(told_of.asks, Carry(task=state))
+        elif isinstance(told_of, Fault):
+            exchange.fail(told_of)
+        else:
+            exchange.complete(_bare(told_of.result))
+
+    def _poll_later(self, exchange: Exchange, wait_s: float) -> None:
+        exchange.rest(wait_s)
+        self._polls[exchange] = self.hub.after(wait_s, "task poll", lambda: self._poll(exchange))
+
+    def _poll(self, exchange: Exchange) -> None:
+        self._polls.pop(exchange, None)
+        if exchange.phase is Phase.RUNNING:
+            if self.over:
+                self.host.place(exchange)
+            else:
+                self.begin(exchange)
+
+    def _task_lost(self, exchange: Exchange) -> bool:
+        """A task outlives the connection over which it was asked for; false when that fails too often."""
+        operation = exchange.operation
+        operation.losses += 1
+        return operation.task is not None and operation.losses <= TASK_LOSSES
+
+    def _driven(self) -> list[Exchange]:
+        """Take out the calls whose tasks are driven here: they go on elsewhere."""
+        driven: list[Exchange] = []
+        for number, exchange in list(self.calls.items()):
+            if exchange.operation.task is not None and self._task_lost(exchange):
+                del self.calls[number], self._ids[exchange]
+                driven.append(exchange)
+        polls, self._polls = self._polls, {}
+        for waiting, timer in polls.items():
+            timer.cancel()
+            driven.append(waiting)
+        return driven
+
+    def _cancel_task(self, id: str) -> None:
+        """What comes of it nobody waits for: the server may still finish (N3)."""
+        if not self.over:
+            self.request(CANCEL_TASK, {"taskId": jsonrpc.to_raw(id)}, lambda answer: None)
 
     def link_lost(self, request: int, loss: Loss, status: int) -> None:
         if request in (self._listen, self._old_listen):
             refused = loss is Loss.REFUSED and status in (400, 404, 405, 501)
             kind = FaultKind.UNSUPPORTED if refused else FaultKind.UPSTREAM_DOWN
             self._listen_ended(request, Fault(kind, "the stream could not be kept"))
+            return
+        exchange = self.calls.get(request)
+        if exchange is not None and exchange.operation.task is not None and self._task_lost(exchange):
+            self.drop(exchange)
+            self._poll_later(exchange, self.hub.limits.task_poll_s)
             return
         super().link_lost(request, loss, status)
 
@@ -247,10 +372,14 @@ class ModernSession(UpstreamSession):
                 self.host.resource_updated(self, values.without(params, "_meta"))
         elif method == "notifications/subscriptions/acknowledged":
             self._acknowledge(params, origin)
+        elif method == "notifications/tasks":
+            watching = self._watching(self._subscription(params), origin)
+            if watching is not None and watching.operation.updates is not None:
+                watching.operation.updates.updated(values.without(params, "_meta"))
         elif method == "notifications/cancelled":
             number = jsonrpc.integer(params.get("requestId", EMPTY))
-            if number is not None and number == self._listen:
-                self._listen_ended(number, {})  # G24: only ever the end of a listen
+            if number is not None and (number == self._listen or self._watching(number, origin)):
+                self._finish(number, {})  # G24: only ever the end of a listen
         else:
             self.hub.count("upstream_unknown_notifications")
 
@@ -260,6 +389,13 @@ class ModernSession(UpstreamSession):
         """G15: every notification of a subscription names it."""
         number = self._subscription(params)
         return number is not None and number in (self._listen, self._old_listen) and origin in (None, number)
+
+    def _watching(self, number: int | None, origin: int | None) -> Exchange | None:
+        """The client's own subscription that a message is of."""
+        exchange = self.calls.get(number) if number is not None else None
+        if exchange is None or exchange.operation.updates is None or origin not in (None, number):
+            return None
+        return exchange
 
     def _subscription(self, params: Members) -> int | None:
         told = values.object_or_empty(params.get("_meta", EMPTY)).get(meta.SUBSCRIPTION_ID)
@@ -296,6 +432,11 @@ class ModernSession(UpstreamSession):
 
     def _acknowledge(self, params: Members, origin: int | None) -> None:
         number = self._subscription(params)
+        watching = self._watching(number, origin)
+        if watching is not None and watching.operation.updates is not None:
+            told = values.object_or_empty(params.get("notifications", EMPTY))
+            watching.operation.updates.acknowledged(told)
+            return
         if number is None or number != self._listen or origin not in (None, number):
             return
         self._listen_failures = 0
@@ -378,7 +519,10 @@ class ModernSession(UpstreamSession):
             done(Fault(FaultKind.UNSUPPORTED, "the server does not notify of changes to this resource"))
 
     def end(self, reason: str, fault: Fault | None) -> None:
+        driven = self._driven() if not self.over else []
         super().end(reason, fault)
+        for exchange in driven:
+            self.host.place(exchange)  # the server keeps the task: any session will do
         for timer in (self._relisten_timer, self._patience):
             if timer is not None:
                 timer.cancel()
@@ -390,3 +534,14 @@ class ModernSession(UpstreamSession):
 
     def roots_changed(self) -> None:
         """Modern roots have no such notification (L17)."""
+
+
+def _bare(result: Members) -> Members:
+    """A result without what its `_meta` says of this hop (L0.1)."""
+    if "_meta" not in result:
+        return result
+    kept = meta.end_to_end(values.object_or_empty(result["_meta"]))
+    rest = values.without(result, "_meta")
+    if kept:
+        rest["_meta"] = jsonrpc.encode_object(kept)
+    return rest

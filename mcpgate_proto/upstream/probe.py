@@ -137,7 +137,8 @@ class Probe:
         if loss is Loss.REFUSED and teaches(status):
             self._found(Era.LEGACY)
             return
-        self._nothing(f"it answered HTTP {status}" if loss is Loss.REFUSED else "it cannot be reached")
+        unreached = self._link.failure or "it cannot be reached"
+        self._nothing(f"it answered HTTP {status}" if loss is Loss.REFUSED else unreached)
 
     def link_pressed(self, high: bool) -> None:
         """One small request."""

@@ -110,6 +110,7 @@ class SocketLink:
         self.owner = owner
         self.pid: int | None = None
         self.last_stderr: list[str] = []
+        self.failure = ""
         self._origin = Origin.parse(config.url) if config.transport == "websocket" else None
         self._addresses: list[Address] = []
         self._conn: Connection | None = None

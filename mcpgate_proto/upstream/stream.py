@@ -47,6 +47,7 @@ class ChildLink:
         self._lines = lines.LineDecoder(hub.limits.message_bytes)
         self._stderr = lines.LineDecoder(hub.limits.stderr_line_bytes)
         self.last_stderr: list[str] = []
+        self.failure = ""
         self._garbage = 0
         self._spoke = False
         self._open = OpenRequests(self._pause)

@@ -124,6 +124,7 @@ class Post:
         return Loss.REFUSED
 
     def response_failed(self, sent: bool, reason: str) -> None:
+        self.link.failure = reason
         self.link.hub.emit("debug", "http_request_failed", server=self.link.name, reason=reason)
         if self._events is not None or (self.last_id is not None and not self.answered):
             self._stream_ended()
@@ -268,6 +269,7 @@ class HttpLink:
         self.resumable = False
         self.pid: int | None = None
         self.last_stderr: list[str] = []
+        self.failure = ""
         self._pool = pool
         self._version: str | None = None
         self._minting = False

@@ -108,12 +108,23 @@ class Face:
         self._sock.close()
 
 
+def require_servers(faces: list[Face]) -> None:
+    """Raises `ConnectionError` when no server answers; an empty list would look like no tools."""
+    servers = faces[0].request("gateway/list_servers", {}).get("servers", [])
+    states = {one["name"]: one["state"] for one in servers if one["enabled"]}
+    if states and "connected" not in states.values():
+        told = ", ".join(f"{name} is {state}" for name, state in states.items())
+        raise ConnectionError(f"no server answers: {told}")
+
+
 def all_tools(faces: list[Face]) -> list[tuple[dict[str, Any], Face]]:
     """What any era shows, each tool once, with the face that has it."""
     found: dict[str, tuple[dict[str, Any], Face]] = {}
     for face in faces:
         for tool in face.tools():
             found.setdefault(tool["name"], (tool, face))
+    if not found:
+        require_servers(faces)
     return list(found.values())
 
 

@@ -15,8 +15,8 @@ import sys
 
 __all__ = ["Guard"]
 
-# While the gateway lives this is all that runs: a shell that waits in a read (under 1 MB). The groups are
-# stopped first, so that no parent dies and hides its children while the interpreter is loading.
+# While the gateway lives this is all that runs: a shell that waits in a read (about 100 KB of its own).
+# The groups are stopped first, so that no parent dies and hides its children while the interpreter loads.
 WATCH = """
 groups=
 while read -r sign group; do

@@ -282,6 +282,8 @@ class _Reader:
             "http": ("url", "headers", "ca_file"),
             "unix": ("socket_path",),
         }
+        if transport == "http":
+            only["unix"] = ()  # HTTP over a Unix socket has both
         for other, keys in only.items():
             if other == transport or (other == "http" and transport in SCHEMES):
                 continue

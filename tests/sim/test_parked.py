@@ -5,7 +5,6 @@ Must never: retry in a way that the model client would not notice; every retry h
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable
 
 import msgspec
@@ -232,7 +231,7 @@ def test_a_server_that_finishes_while_the_call_is_parked(transport: str, fails: 
         assert done.error["code"] == 77
     else:
         assert done.result["structuredContent"]["told"] == ["alone"]
-    assert scene.only.replies == []
+    assert all("error" in reply for _, reply in scene.only.replies), "an answer that is of no use was sent"
     assert scene.world.snapshot().parked == 0
 
 
@@ -241,9 +240,9 @@ def test_a_client_that_never_comes_back(transport: str) -> None:
     """L1.9: at the end of its time each question gets its refusal, then the call is cancelled."""
 
     def act(job: Job) -> None:
-        job.ask("elicitation/create", question("?"))
-        job.ask("roots/list", {})
-        job.ask("sampling/createMessage", {"messages": [], "maxTokens": 5})
+        job.ask("elicitation/create", question("?"), lambda reply: None)
+        job.ask("roots/list", {}, lambda reply: None)
+        job.ask("sampling/createMessage", {"messages": [], "maxTokens": 5}, lambda reply: None)
 
     scene = one(transport, park_ttl_s=30.0)
     scene.only.script("curious", act)
@@ -296,14 +295,12 @@ def test_two_retries_at_one_moment_are_one_retry_and_one_refusal() -> None:
 
 
 def flipped(state: str) -> list[str]:
-    """A sealed state with one bit of each of some places changed, and cut."""
-    data = bytearray(base64.urlsafe_b64decode(state + "=" * (-len(state) % 4)))
+    """A sealed state with one character of each of some places changed; and cut, and longer."""
     made = []
-    for place in (0, 1, len(data) // 2, len(data) - 1):
-        data[place] ^= 4
-        made.append(base64.urlsafe_b64encode(bytes(data)).decode().rstrip("="))
-        data[place] ^= 4
-    return [*made, state[:-1], state[:10], state + "A", "", "x"]
+    for place in (0, 1, 2, 5, len(state) // 2, len(state) - 2):
+        other = "A" if state[place] != "A" else "B"
+        made.append(state[:place] + other + state[place + 1 :])
+    return [*made, state[:-1], state[:10], state + "A", "", "x", state * 2]
 
 
 def test_a_state_that_was_tampered_with_is_refused() -> None:
@@ -470,12 +467,13 @@ def test_prompts_and_resources_are_parked_likewise(method: str) -> None:
 
         job.ask("elicitation/create", question("?"), got)
 
-    scene = one()
+    scene = Scene({"one": ("stdio", LEGACY)})
     scene.only.resources = ("res://a",)
     if method == "prompts/get":
         scene.only.script("res://a", act, prompt=True)
     else:
         scene.only.reader = act
+    scene.start()
     client = scene.modern(capabilities=FORM)
     client.answer_after = None
     call = client.request(method, {"name": "res://a"} if method == "prompts/get" else {"uri": "res://a"})
