@@ -215,8 +215,6 @@ class Rig:
             self.read_out(conn, far)
         elif far.kind != "http":
             self.check_lines(far)
-        for found in re.finditer(rb'"id":(\d+),"method":"([a-z/]+)"', data):
-            far.last_id = int(found.group(1))
         return lambda: self.after_write(conn)
 
     def look(self, data: bytes) -> None:
@@ -241,7 +239,7 @@ class Rig:
             told = json.loads(line)
             assert isinstance(told, dict | list)
             if isinstance(told, dict) and "method" in told and "id" in told and far.kind != "line":
-                far.waiting.append(told)
+                self.note(far, told)
 
     def read_out(self, conn: int, far: Far) -> None:
         """What a server behind a socket is sent: requests over HTTP, frames, or lines."""
@@ -275,7 +273,11 @@ class Rig:
         if body.startswith((b"{", b"[")):
             told = json.loads(body)
             if "method" in told and "id" in told:
-                far.waiting.append(told)
+                self.note(far, told)
+
+    def note(self, far: Far, told: Message) -> None:
+        far.waiting.append(told)
+        far.last_id = told["id"]
 
     def after_write(self, conn: int) -> None:
         far = self.far.get(conn)

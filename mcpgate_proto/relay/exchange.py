@@ -64,9 +64,11 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class TaskState(msgspec.Struct, frozen=True, array_like=True):
-    """A task that the gateway drives: the server's id, and which of its questions were answered already."""
+    """A task that the gateway drives: the server's id, the keys of its questions that the client was asked,
+    and those that were answered already."""
 
     id: str
+    asked: tuple[str, ...] = ()
     answered: tuple[str, ...] = ()
 
 

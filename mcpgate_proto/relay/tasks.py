@@ -21,6 +21,7 @@ from mcpgate_proto.mcp import codes
 from mcpgate_proto.mcp.codes import Fault, FaultKind
 from mcpgate_proto.relay.exchange import Ask, Members, Operation, TaskState
 from mcpgate_proto.wire import jsonrpc, values
+from mcpgate_proto.wire.jsonrpc import Raw
 
 __all__ = [
     "Asked",
@@ -29,7 +30,9 @@ __all__ = [
     "TaskIds",
     "Working",
     "answered",
+    "asking",
     "created",
+    "expected",
     "following",
     "interval_s",
     "read",
@@ -116,7 +119,19 @@ def following(operation: Operation, state: TaskState) -> tuple[str, Members]:
 def answered(operation: Operation, state: TaskState) -> TaskState:
     """The task after its server has taken `operation.answers`: those keys are not asked again."""
     keys = dict.fromkeys((*state.answered, *values.object_or_empty(operation.answers)))
-    return TaskState(state.id, tuple(keys))
+    return TaskState(state.id, answered=tuple(keys))
+
+
+def expected(answers: Raw, state: TaskState) -> Raw:
+    """Of a client's answers those that it was asked for (G10); empty where there are none."""
+    given = values.object_or_empty(answers) if answers else {}
+    kept = {key: given[key] for key in state.asked if key in given}
+    return jsonrpc.encode_object(kept) if kept else Raw(b"")
+
+
+def asking(state: TaskState, asks: list[Ask]) -> TaskState:
+    """The task while the client is being asked."""
+    return TaskState(state.id, tuple(ask.key for ask in asks), state.answered)
 
 
 def read(task: Members, state: TaskState, limits: Limits) -> Working | Asked | Finished | Fault:
@@ -137,7 +152,7 @@ def read(task: Members, state: TaskState, limits: Limits) -> Working | Asked | F
         told = values.text_of(error, "message") or "the task failed"
         if code is None:
             return Fault(FaultKind.INTERNAL, told)
-        return codes.from_modern_error(code, told, error.get("data", jsonrpc.Raw(b"")), "", {})
+        return codes.from_modern_error(code, told, error.get("data", Raw(b"")), "", {})
     if status == "cancelled":
         return Fault(FaultKind.INTERNAL, "the server cancelled the task")
     return Fault(FaultKind.INTERNAL, "the server's task has an unknown status")

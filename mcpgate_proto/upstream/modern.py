@@ -117,6 +117,7 @@ class ModernSession(UpstreamSession):
         operation = exchange.operation
         if operation.carry is not None and operation.carry.task is not None:
             operation.task, operation.carry = operation.carry.task, None
+            operation.answers = tasks.expected(operation.answers, operation.task)
         super().begin(exchange)
 
     def resume(self, exchange: Exchange, answers: dict[str, Answer], carry: Carry | None) -> None:
@@ -301,7 +302,8 @@ class ModernSession(UpstreamSession):
         if isinstance(told_of, tasks.Working):
             self._poll_later(exchange, told_of.wait_s)
         elif isinstance(told_of, tasks.Asked):
-            exchange.ask(told_of.asks, Carry(task=state))
+            operation.task = tasks.asking(state, told_of.asks)
+            exchange.ask(told_of.asks, Carry(task=operation.task))
         elif isinstance(told_of, Fault):
             exchange.fail(told_of)
         else:

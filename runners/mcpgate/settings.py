@@ -248,6 +248,8 @@ class _Reader:
             socket_path = self._socket(path, socket_path)
         else:
             self._url(path, url, transport)
+            if socket_path:
+                socket_path = self._socket(path, socket_path)
         server = ServerConfig(
             name=name,
             transport=transport,  # type: ignore[arg-type]

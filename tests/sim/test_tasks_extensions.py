@@ -28,7 +28,7 @@ DECLARED: Message = {"extensions": {UI: HTML, VENDOR: {"a": 1}, AUTH: {}}}
 @BOTH
 def test_one_transparent_server_is_told_of_every_extension_but_those_of_the_hop(transport: str) -> None:
     """N1, N2, N9."""
-    scene, server = one(transport, transparent=True)
+    scene, server = one(transport, transparent=True, drive_tasks=False)
     client = modern(scene, {**DECLARED, "sampling": {}})
     assert call(scene, client, "echo").text
     assert told_upstream(server, "tools/call") == {UI: HTML, VENDOR: {"a": 1}}
@@ -37,7 +37,7 @@ def test_one_transparent_server_is_told_of_every_extension_but_those_of_the_hop(
 
 def test_an_aggregate_carries_what_the_gateway_understands() -> None:
     """N2, L0.2: and never more than the client declared."""
-    scene, server = one("http")
+    scene, server = one("http", drive_tasks=False)
     assert call(scene, modern(scene, DECLARED), "echo").text
     assert told_upstream(server, "tools/call") == {UI: HTML}
     assert call(scene, modern(scene), "echo").text
