@@ -69,7 +69,6 @@ LISTENERS = ("http", "unix", "stdio")
 MAX_STEPS = 200
 
 
-
 def count(what: str) -> None:
     COUNTS[what] = COUNTS.get(what, 0) + 1
 
@@ -87,6 +86,7 @@ class Far:
         self.unsent = 0
         self.last_id = 1
         self.waiting: list[Message] = []
+        self.lines = kind == "line"
         self.framed = False  # speaks WebSocket by now
         self.data = bytearray()
 
@@ -96,8 +96,8 @@ class Rig:
 
     def __init__(self, choice: int, help: int) -> None:
         self.now = 100.0
-        era: Literal["auto", "legacy", "modern"] = ("auto", "legacy", "modern", "auto")[choice % 4]  # type: ignore[assignment]
-        self.transport = transport = TRANSPORTS[choice // 4 % 4]
+        era: Literal["auto", "legacy", "modern"] = ("auto", "legacy", "modern", "auto")[choice % 4]
+        transport = TRANSPORTS[choice // 4 % 4]
         self.help = bool(help & 1)
         self.flush = bool(help & 2)
         self.modern = bool(help & 4)
@@ -119,11 +119,15 @@ class Rig:
         self.feed("started")
 
     def config_of(self, era: Any, transport: Any, help: int) -> GatewayConfig:
-        where: dict[str, str] = {"socket_path": "/s"} if transport == "unix" else {"url": "http://127.0.0.1:9/mcp"}
+        where: dict[str, Any] = (
+            {"socket_path": "/s"} if transport == "unix" else {"url": "http://127.0.0.1:9/mcp"}
+        )
         if transport == "websocket":
             where["url"] = "ws://127.0.0.1:9/mcp"
         servers = (
-            ServerConfig(name="a", command="/bin/a", era=era, timeout=5.0, health_s=20.0 if help & 8 else 0.0),
+            ServerConfig(
+                name="a", command="/bin/a", era=era, timeout=5.0, health_s=20.0 if help & 8 else 0.0
+            ),
             ServerConfig(name="b", transport=transport, era=era, timeout=5.0, **where),
         )
         listeners = (
@@ -175,6 +179,8 @@ class Rig:
             self.dials.append(effect.conn)
             kind = "child" if isinstance(effect, fx.Spawn) else "out"
             self.far[effect.conn] = Far(kind)
+            # Whole messages in lines: a child's pipes, and Unix sockets.
+            self.far[effect.conn].lines = isinstance(effect, fx.Spawn) or bool(effect.address.path)
             if self.help:
                 return lambda: self.dialled(0, True)
         elif isinstance(effect, fx.PauseAccept | fx.ResumeAccept):
@@ -253,7 +259,7 @@ class Rig:
             if self.help:
                 far.framed = True
                 self.todo.append(lambda: self.receive(conn, upgraded(key)))
-        elif self.transport == "unix":
+        elif far.lines:
             self.check_lines(far)
         else:
             self.read_posts(far)
@@ -287,13 +293,15 @@ class Rig:
             self.flushed(conn, far, far.unsent)
         waiting, far.waiting = far.waiting, []
         for message in waiting if self.help else []:
-            if self.modern is (META in str(message)) or message["method"].endswith("/list"):
+            if self.modern is (META in str(message)):
                 answer = helpful(message)
-                if answer is not None:
-                    body = json.dumps(answer).encode()
-                    lines = far.kind == "child" or self.transport == "unix"
-                    framed = frame(body, masked=False) if far.framed else self.response(body, 0)
-                    self.receive(conn, body + b"\n" if lines else framed)
+            else:
+                told = {"code": -32601, "message": "method not found"}
+                answer = {"jsonrpc": "2.0", "id": message["id"], "error": told}
+            if answer is not None:
+                body = json.dumps(answer).encode()
+                framed = frame(body, masked=False) if far.framed else self.response(body, 0)
+                self.receive(conn, body + b"\n" if far.lines else framed)
 
     # -- facts
 
@@ -345,7 +353,9 @@ class Rig:
             return
         peer = Peer(kind="tcp", address=Address(host="127.0.0.1", port=5))
         if name != "http":
-            peer = Peer(kind="stdio") if name == "stdio" else Peer(kind="unix", uid=1, same_user=bool(which & 4))
+            peer = (
+                Peer(kind="stdio") if name == "stdio" else Peer(kind="unix", uid=1, same_user=bool(which & 4))
+            )
         conn = self.gateway.accepted(self.now, name, peer)
         self.far[conn] = Far("http" if name == "http" else "line")
         self.take()
@@ -373,7 +383,7 @@ class Rig:
         body = text.replace("{STATE}", self.state).encode()
         if far.framed:
             return frame(body, masked=far.kind == "http")
-        if far.kind in ("line", "child") or (far.kind == "out" and self.transport == "unix"):
+        if far.lines:
             return body + b"\n"
         if far.kind == "http":
             return self.post(far, message, body, number // len(words))
@@ -383,7 +393,8 @@ class Rig:
         host = "Host: 127.0.0.1:8080\r\n"
         session = f"Mcp-Session-Id: {self.session}\r\nMCP-Protocol-Version: 2025-11-25\r\n"
         if way == 1:
-            return f"GET /mcp HTTP/1.1\r\n{host}{session}Accept: text/event-stream\r\nLast-Event-ID: 1-1\r\n\r\n".encode()
+            told = f"{host}{session}Accept: text/event-stream\r\nLast-Event-ID: 1-1\r\n\r\n"
+            return b"GET /mcp HTTP/1.1\r\n" + told.encode()
         if way == 2:
             return f"GET /mcp HTTP/1.1\r\n{host}{session}Accept: text/event-stream\r\n\r\n".encode()
         if way == 3:

@@ -88,6 +88,11 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     prefix: Literal["auto", "always", "never"] = "auto"
     name_chars: int = 64
     page_size: int = 1000
+    # 32 bytes that replicas share, so that one opens what another sealed; none: from the seed of the process.
+    # `sealing_previous`: older keys by id, which still open.
+    sealing_key: bytes = b""
+    sealing_key_id: str = "0"
+    sealing_previous: dict[str, bytes] = {}
     # A modern server's task is polled here for a client that knows none (L22).
     drive_tasks: bool = True
     # The tasks of 2025-11-25 are carried between peers that both have them (L22).

@@ -337,6 +337,7 @@ class Gateway:
                 self._add_server(one.name)
                 if self._started and not self._stopping:
                     self._servers[one.name].start()
+        self._relay.watch_again({name for name in self._servers if name not in kept})
         for kind in ("tools", "prompts", "resources"):
             self._relay.interests.changed(None, kind)
         hub.emit("notice", "reloaded", servers=len(self._servers), kept=len(kept))
@@ -429,6 +430,7 @@ class Gateway:
             connections=len(self._hub.connections),
             clients=len(self._clients),
             sessions=len(self._sessions)
+            + sum(len(one.sse.streams) for one in self._listeners.values() if one.sse is not None)
             + sum(1 for one in self._clients if isinstance(one, PipeClient) and one.session),
             calls=len(self._relay.live),
             upstream_calls=sum(one.calls for one in statuses),

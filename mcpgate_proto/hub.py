@@ -158,6 +158,11 @@ class Connection:
     def pressed(self) -> bool:
         return self._high
 
+    @property
+    def held(self) -> bool:
+        """We do not read from it, so its silence says nothing."""
+        return bool(self._holds)
+
     def hold(self, reason: str) -> None:
         """Stop reading for `reason`; reading goes on when every reason is released."""
         if self.gone or reason in self._holds:
@@ -215,7 +220,11 @@ class Hub:
         self.now = now
         self.wall = wall
         self.entropy = Entropy(seed)
-        self.sealer = Sealer(self.entropy.derive("sealing"))
+        self.sealer = Sealer(
+            config.sealing_key or self.entropy.derive("sealing"),
+            key_id=config.sealing_key_id,
+            previous=config.sealing_previous,
+        )
         self.timers = Timers()
         self.connections: dict[int, Connection] = {}
         self.counters: dict[str, int] = {}

@@ -95,6 +95,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     # Calls of stateless clients that wait for the client's answers, each holding a server's call open.
     parked_calls: int = 1024
     parked_calls_per_principal: int = 64
+    # Where each holds a session of its own (pipes, sockets): others must still find one.
+    parked_calls_per_server: int = 4
     upstream_sessions: int = 64
     upstream_sessions_per_server: int = 8
     http_connections_per_server: int = 64

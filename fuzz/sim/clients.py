@@ -93,6 +93,7 @@ class Client:
     """What all model clients share."""
 
     modern = False
+    principal = "anonymous"
 
     def __init__(self, world: World, name: str, *, capabilities: Message | None = None) -> None:
         self.world = world
@@ -266,9 +267,10 @@ class Client:
 
 
 class PipeClient(Client):
-    """Over one stream, newline-framed."""
+    """Over one stream, newline-framed: the gateway's own pipes, or a Unix socket."""
 
     stream: Stream
+    principal = "local"
 
     def __init__(
         self, world: World, name: str, listener: str = "stdio", *, capabilities: Message | None = None
@@ -280,9 +282,16 @@ class PipeClient(Client):
         self.got_at = 0
 
     def open(self) -> PipeClient:
-        if not self.world.net.connect(self.listener, self, "stdio"):
-            self.dead = True
+        self._start()
         return self
+
+    def _start(self) -> None:
+        kind = "unix" if self.listener.startswith("unix") else "stdio"
+        if not self.world.net.connect(self.listener, self, kind):
+            self.dead = True
+
+    def encode(self, message: Message) -> bytes:
+        return json.dumps(message).encode() + b"\n"
 
     def opened(self) -> None:
         pass
@@ -293,7 +302,7 @@ class PipeClient(Client):
 
     def send(self, message: Message, then: Callable[[], None] | None = None) -> None:
         if not self.dead:
-            self.stream.send(json.dumps(message).encode() + b"\n", then)
+            self.stream.send(self.encode(message), then)
 
     def reply(self, message: Message) -> None:
         self.send(message)

@@ -141,7 +141,8 @@ class MessageReader:
 class Event:
     """One event of a stream, or a comment (`data` None)."""
 
-    def __init__(self, data: bytes | None, id: str | None, retry: int | None) -> None:
+    def __init__(self, data: bytes | None, id: str | None, retry: int | None, name: str = "") -> None:
+        self.name = name
         self.data = data
         self.id = id
         self.retry = retry
@@ -165,6 +166,7 @@ class EventReader:
         lines: list[bytes] = []
         id: str | None = None
         retry: int | None = None
+        kind = ""
         comment = True
         for line in block.split(b"\n"):
             if line.startswith(b":"):
@@ -176,9 +178,11 @@ class EventReader:
                 lines.append(value)
             elif name == b"id":
                 id = value.decode()
+            elif name == b"event":
+                kind = value.decode()
             elif name == b"retry":
                 retry = int(value)
-        self._got(Event(None if comment else b"\n".join(lines), id, retry))
+        self._got(Event(None if comment else b"\n".join(lines), id, retry, kind))
 
 
 def head(start: str, headers: list[tuple[str, str]], body: bytes | None = b"") -> bytes:

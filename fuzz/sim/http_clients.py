@@ -48,7 +48,12 @@ class Wire:
         pass
 
     def send(
-        self, method: str, headers: list[tuple[str, str]], body: bytes | None, call: Call | None
+        self,
+        method: str,
+        headers: list[tuple[str, str]],
+        body: bytes | None,
+        call: Call | None,
+        path: str = "/mcp",
     ) -> None:
         self.call, self.method, self.busy = call, method, True
         self.status = 0
@@ -56,7 +61,7 @@ class Wire:
         if self.dead:
             self._lost()
             return
-        self.stream.send(http.head(f"{method} /mcp HTTP/1.1", host, body if body is not None else b""))
+        self.stream.send(http.head(f"{method} {path} HTTP/1.1", host, body if body is not None else b""))
 
     def _opened(self, start: str, headers: http.Headers) -> None:
         self.status = int(start.split(" ")[1])
@@ -84,7 +89,7 @@ class Wire:
             if event.id is not None:
                 self.call.event_ids.append(event.id)
         self.on_event(event)
-        if event.data:
+        if event.data and not self.client.stream_event(event):
             self.client.stream_message(self, json.loads(event.data))
 
     def _ended(self) -> None:
@@ -148,6 +153,7 @@ class HttpClient(Client):
         super().__init__(world, name, capabilities=capabilities)
         self.listener = listener
         self.kind = kind
+        self.principal = "local" if kind == "unix" else "anonymous"
         self.wires: list[Wire] = []
         self.accept = "application/json, text/event-stream"
 
@@ -170,6 +176,10 @@ class HttpClient(Client):
 
     def headed(self, wire: Wire) -> None:
         """The head of a response is there."""
+
+    def stream_event(self, event: http.Event) -> bool:
+        """Whether the event is no message, and dealt with."""
+        return False
 
     def plain_message(self, wire: Wire, message: Message) -> None:
         self._response(wire, message)

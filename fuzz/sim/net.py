@@ -57,7 +57,7 @@ class Network:
     def __init__(self, world: World) -> None:
         self.world = world
         self.faults = Faults()
-        # (host, port) -> makes the far end of a connection; None refuses. Not there: refused as well.
+        # (host, port), or (path, 0) -> makes the far end of a connection; None refuses. Not there: the same.
         self.services: dict[tuple[str, int], Answering] = {}
         # Names -> numeric hosts; a name that is not there is not found.
         self.names: dict[str, list[str]] = {}
@@ -240,7 +240,7 @@ class Network:
         def answer() -> None:
             if dial.over:
                 return
-            service = self.services.get((effect.address.host, effect.address.port))
+            service = self.services.get((effect.address.path or effect.address.host, effect.address.port))
             peer = service() if service is not None and not self.world.chance(self.faults.refuse) else None
             del self.dials[effect.conn]
             if peer is None:

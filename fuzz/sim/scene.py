@@ -12,6 +12,7 @@ from typing import Any
 from fuzz.sim.clients import Call, LegacyPipe, ModernPipe
 from fuzz.sim.http_clients import LegacyHttp, ModernHttp
 from fuzz.sim.servers import ServerModel
+from fuzz.sim.sockets import LegacySse, LegacyWs, ModernWs, SocketConn, SseConn, WsConn
 from fuzz.sim.world import World
 from mcpgate_proto import GatewayConfig, Limits, ListenConfig, ServerConfig
 
@@ -21,8 +22,20 @@ __all__ = ["FAST", "Scene"]
 FAST = Limits(startup_wait_s=5.0, probe_timeout_s=6.0)
 
 
+AnyClient = LegacyHttp | LegacyPipe | LegacySse | ModernHttp | ModernPipe
+
+
+def _listener(name: str, sockets: bool) -> ListenConfig:
+    """By its name: `stdio...`, `unix...`, or HTTP."""
+    if name.startswith("stdio"):
+        return ListenConfig(name=name, kind="stdio")
+    if name.startswith("unix"):
+        return ListenConfig(name=name, kind="unix", socket_path=f"/run/{name}")
+    return ListenConfig(name=name, websocket=sockets, sse=sockets)
+
+
 class Scene:
-    """`servers`: name -> (transport, eras)."""
+    """`servers`: name -> (transport, eras). `sockets`: the HTTP listener has WebSocket and HTTP+SSE too."""
 
     def __init__(
         self,
@@ -34,37 +47,49 @@ class Scene:
         trace: Callable[[str], None] | None = None,
         options: dict[str, dict[str, Any]] | None = None,
         host: str = "127.0.0.1",
+        sockets: bool = False,
         **config: Any,
     ) -> None:
         options = options or {}
         configs = []
-        port = 9000
         places: list[tuple[str, str, tuple[str, ...], int]] = []
-        for name, (transport, eras) in servers.items():
-            port += 1
-            extra: dict[str, Any] = (
-                {"command": f"/bin/{name}"} if transport == "stdio" else {"url": f"http://{host}:{port}/mcp"}
-            )
+        for port, (name, (transport, eras)) in enumerate(servers.items(), 9001):
+            extra: dict[str, Any] = {"url": f"http://{host}:{port}/mcp"}
+            if transport == "stdio":
+                extra = {"command": f"/bin/{name}"}
+            elif transport == "unix":
+                extra = {"socket_path": f"/run/{name}"}
+            elif transport == "websocket":
+                extra = {"url": f"ws://{host}:{port}/mcp"}
             configs.append(ServerConfig(name=name, transport=transport, **extra, **options.get(name, {})))  # type: ignore[arg-type]
             places.append((name, transport, eras, port))
-        kinds = tuple(
-            ListenConfig(name=name, kind="stdio" if name.startswith("stdio") else "http")
-            for name in listeners
-        )
         self.config = GatewayConfig(
-            servers=tuple(configs), listeners=kinds, limits=limits, log_level="debug", **config
+            servers=tuple(configs),
+            listeners=tuple(_listener(name, sockets) for name in listeners),
+            limits=limits,
+            log_level="debug",
+            **config,
         )
         self.world = World(self.config, seed=seed, trace=trace)
         self.net = self.world.net
         self.servers: dict[str, ServerModel] = {}
-        self.clients: list[LegacyHttp | LegacyPipe | ModernHttp | ModernPipe] = []
+        self.clients: list[AnyClient] = []
         for name, transport, eras, port in places:
             model = self.servers[name] = ServerModel(self.world, name, *eras)
-            if transport == "stdio":
-                self.net.programs[f"/bin/{name}"] = model.spawn
-            else:
-                self.net.services["127.0.0.1", port] = model.connection
+            self._place(model, name, transport, port)
         self._names = 0
+
+    def _place(self, model: ServerModel, name: str, transport: str, port: int) -> None:
+        if transport == "stdio":
+            self.net.programs[f"/bin/{name}"] = model.spawn
+        elif transport == "http":
+            self.net.services["127.0.0.1", port] = model.connection
+        elif transport == "sse":
+            self.net.services["127.0.0.1", port] = lambda: model.connection(SseConn)
+        elif transport == "unix":
+            self.net.services[f"/run/{name}", 0] = lambda: model.socket(SocketConn)
+        else:
+            self.net.services["127.0.0.1", port] = lambda: model.socket(WsConn)
 
     def __getitem__(self, name: str) -> ServerModel:
         return self.servers[name]
@@ -120,8 +145,33 @@ class Scene:
 
     def done(self, *calls: Call, within: float = 60.0) -> Call:
         """Wait until every call has its answer; the first of them."""
-        self.world.until(lambda: all(call.settled for call in calls), within, f"answers to {len(calls)} calls")
+        self.world.until(
+            lambda: all(call.settled for call in calls), within, f"answers to {len(calls)} calls"
+        )
         return calls[0]
+
+    def legacy_ws(self, name: str | None = None, **options: Any) -> LegacyWs:
+        made = LegacyWs(self.world, self._name(name), "http", **options)
+        self.clients.append(made)
+        made.open()
+        self.world.until(lambda: made.hello.over, 60, "the handshake")
+        return made
+
+    def modern_ws(self, name: str | None = None, **options: Any) -> ModernWs:
+        made = ModernWs(self.world, self._name(name), "http", **options)
+        self.clients.append(made)
+        made.open()
+        return made
+
+    def legacy_sse(
+        self, name: str | None = None, *, version: str = "2025-06-18", **options: Any
+    ) -> LegacySse:
+        made = LegacySse(self.world, self._name(name), **options)
+        made.version = version
+        self.clients.append(made)
+        made.open()
+        self.world.until(lambda: made.hello.over, 60, "the handshake")
+        return made
 
     # -- time
 

@@ -166,11 +166,19 @@ class ServerModel:
         self.processes.append(process)
         return process
 
-    def connection(self) -> HttpConn | None:
+    def connection(self, kind: type[HttpConn] | None = None) -> HttpConn | None:
         if not self.up:
             return None
-        conn = HttpConn(self)
+        conn = (kind or HttpConn)(self)
         self.conns.append(conn)
+        return conn
+
+    def socket(self, kind: type[Process]) -> Process | None:
+        """A connection that carries one conversation."""
+        if not self.up:
+            return None
+        conn = kind(self)
+        self.processes.append(conn)
         return conn
 
     def mint(self) -> str:
@@ -257,7 +265,7 @@ class HttpConn:
     def __init__(self, server: ServerModel) -> None:
         self.server = server
         self._reader = http.MessageReader(self._opened, self._body, self._ended, requests=True)
-        self._method = ""
+        self._method = self._path = ""
         self._headers: http.Headers = {}
         self._parts: list[bytes] = []
         # What is being answered here.
@@ -303,7 +311,7 @@ class HttpConn:
     # -- requests
 
     def _opened(self, start: str, headers: http.Headers) -> None:
-        self._method = start.split(" ")[0]
+        self._method, self._path = start.split(" ")[:2]
         self._headers = headers
         self._parts = []
 

@@ -15,8 +15,9 @@ import msgspec
 from fuzz.sim.checkers import Checkers
 from fuzz.sim.clients import FORM, Call, LegacyPipe, ModernPipe
 from fuzz.sim.http_clients import HttpClient, LegacyHttp, ModernHttp
-from fuzz.sim.scene import Scene
+from fuzz.sim.scene import AnyClient, Scene
 from fuzz.sim.servers import ServerModel
+from fuzz.sim.sockets import LegacySse, LegacyWs, ModernWs, Ws
 from fuzz.sim.streams import Faults
 from fuzz.sim.world import Stuck, Violation
 from mcpgate_proto import Limits
@@ -62,7 +63,20 @@ TOOLS = (
     "garbage",
     "stray",
 )
-KINDS = ("legacy http", "modern http", "legacy pipe", "modern pipe")
+TRANSPORTS = ("stdio", "stdio", "http", "http", "websocket", "unix", "sse")
+CLIENTS: dict[str, type[AnyClient]] = {
+    "legacy http": LegacyHttp,
+    "modern http": ModernHttp,
+    "legacy ws": LegacyWs,
+    "modern ws": ModernWs,
+    "legacy sse": LegacySse,
+    "legacy unix": LegacyPipe,
+    "modern unix": ModernPipe,
+    "legacy pipe": LegacyPipe,
+    "modern pipe": ModernPipe,
+}
+# Most of what comes is over HTTP.
+KINDS = ("legacy http", "modern http") * 3 + tuple(kind for kind in CLIENTS if "pipe" not in kind)[2:]
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,17 +93,18 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     slow_readers: float
     equal_ids: bool
     prefix: str
+    reloads: float  # probability of a changed config per second
+    jumps: float  # probability of a set time of day per second
 
     @classmethod
     def of(cls, seed: int) -> Options:
         draw = random.Random(seed * 2 + 1)
         servers: dict[str, tuple[str, tuple[str, ...]]] = {
-            f"s{number}": (draw.choice(("stdio", "http")), draw.choice(ERAS))
+            f"s{number}": _server(draw.choice(TRANSPORTS), draw.choice(ERAS))
             for number in range(draw.randint(1, 3))
         }
         pipe = draw.random() < 0.4
-        kinds = [kind for kind in KINDS if "http" in kind]
-        clients = [draw.choice(kinds) for _ in range(draw.randint(2, 4))]
+        clients = [draw.choice(KINDS) for _ in range(draw.randint(2, 4))]
         if pipe:
             clients.append(draw.choice(("legacy pipe", "modern pipe")))
         kind = draw.random() < 0.25
@@ -113,7 +128,13 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             slow_readers=draw.choice((0.0, 0.0, 0.02)),
             equal_ids=draw.random() < 0.5,
             prefix=draw.choice(("auto", "always")),
+            reloads=0.0 if kind else draw.choice((0.0, 0.0, 0.03)),
+            jumps=0.0 if kind else draw.choice((0.0, 0.03)),
         )
+
+
+def _server(transport: str, eras: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    return transport, ("legacy",) if transport == "sse" else eras
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -146,7 +167,8 @@ class Run:
             self.options.servers,
             seed=seed,
             limits=LIMITS,
-            listeners=("http", *pipes),
+            listeners=("http", "unix", *pipes),
+            sockets=True,
             trace=trace,
             options={name: {"timeout": TIMEOUT_S} for name in self.options.servers},
             prefix=self.options.prefix,
@@ -165,6 +187,7 @@ class Run:
             self._arrive(kind)
         for server in self.scene.servers.values():
             self._fate(server)
+        self._meddle()
         self.scene.run(self.options.seconds)
         self.checkers.look()
         self._heal()
@@ -193,6 +216,8 @@ class Run:
 
     def _heal(self) -> None:
         self.wild = False
+        if self.options.reloads:
+            self.world.feed("reload", self.scene.config)
         self.scene.net.heal()
         for server in self.scene.servers.values():
             server.up = True
@@ -226,8 +251,10 @@ class Run:
     def _rest(self) -> None:
         """Everybody leaves; nothing may stay (I4)."""
         for client in self.scene.clients:
-            if isinstance(client, HttpClient):
+            if isinstance(client, HttpClient | Ws):
                 client.leave()
+            elif client.listener == "unix" and not client.dead:
+                client.stream.close()
         self.scene.run(LIMITS.park_ttl_s + TIMEOUT_S + 15.0)
         self.checkers.at_rest()
 
@@ -270,24 +297,39 @@ class Run:
             server.changed("tools")
         self.world.after(1.0, lambda: self._fate(server))
 
+    def _meddle(self) -> None:
+        """The operator changes the config, or the time of day."""
+        if not self.wild:
+            return
+        if self.world.chance(self.options.jumps):
+            self.world.count("jump")
+            self.world.jump(self.world.uniform((-40_000.0, 90_000.0)))
+        if self.world.chance(self.options.reloads):
+            self.world.count("reload")
+            self._reload()
+        self.world.after(1.0, self._meddle)
+
+    def _reload(self) -> None:
+        """One server changes, goes, or comes back; the others stay as they are."""
+        draw = self.world.random
+        servers = list(self.scene.config.servers)
+        at = draw.randrange(len(servers))
+        if draw.random() < 0.3 and len(servers) > 1:
+            del servers[at]
+        else:
+            servers[at] = msgspec.structs.replace(servers[at], timeout=TIMEOUT_S + draw.randint(0, 2))
+        self.world.feed("reload", msgspec.structs.replace(self.scene.config, servers=tuple(servers)))
+
     def _prefix(self, name: str) -> str:
         many = len(self.options.servers) > 1
         return f"{name}__" if many or self.options.prefix == "always" else ""
 
     # -- clients
 
-    def _client(self, kind: str) -> LegacyHttp | ModernHttp | LegacyPipe | ModernPipe:
+    def _client(self, kind: str) -> AnyClient:
         capabilities = FORM if self.world.random.random() < 0.7 else {}
-        if kind == "legacy http":
-            return self.scene.legacy_http(capabilities=capabilities)
-        if kind == "modern http":
-            return self.scene.modern(capabilities=capabilities)
-        made: LegacyPipe | ModernPipe
-        name = self.scene._name(None)
-        if kind == "legacy pipe":
-            made = LegacyPipe(self.world, name, capabilities=capabilities)
-        else:
-            made = ModernPipe(self.world, name, capabilities=capabilities)
+        listener = {"unix": "unix", "pipe": "stdio"}.get(kind.split()[1], "http")
+        made = CLIENTS[kind](self.world, self.scene._name(None), listener, capabilities=capabilities)
         self.scene.clients.append(made)
         return made
 
@@ -299,12 +341,14 @@ class Run:
             client.open()
         self._act(client, kind)
 
-    def _act(self, client: LegacyHttp | ModernHttp | LegacyPipe | ModernPipe, kind: str) -> None:
+    def _act(self, client: AnyClient, kind: str) -> None:
         """One thing that a client does, and then the next."""
         if not self.wild:
             return
         draw = self.world.random
         if client.dead:
+            if kind in ("legacy ws", "modern ws", "legacy sse", "legacy unix", "modern unix"):
+                self._arrive(kind)  # its connection broke, and with it all it had
             return
         if isinstance(client, LegacyHttp) and client.session is None:
             if client.hello.over:
@@ -317,7 +361,7 @@ class Run:
             self._look_around(client)
         self.world.after(self.world.uniform(self.options.pace), lambda: self._act(client, kind))
 
-    def _ask(self, client: LegacyHttp | ModernHttp | LegacyPipe | ModernPipe) -> None:
+    def _ask(self, client: AnyClient) -> None:
         draw = self.world.random
         if sum(1 for call in client.calls[-40:] if not call.settled) > 12:
             return
@@ -325,12 +369,16 @@ class Run:
         tool = (
             draw.choice(("die", "silent")) if self.world.chance(self.options.deadly) else draw.choice(TOOLS)
         )
-        id = draw.randint(1, 3) if self.options.equal_ids and isinstance(client, HttpClient) else None
+        id = (
+            draw.randint(1, 3)
+            if self.options.equal_ids and isinstance(client, LegacyHttp | ModernHttp)
+            else None
+        )
         call = client.tool(tool, id=id, token=draw.choice((None, 1, "t")), every=0.5, steps=4, size=200_000)
         if self.world.chance(self.options.fickle):
             self.world.after(self.world.uniform((0.0, 3.0)), lambda: self._give_up(client, call))
 
-    def _give_up(self, client: LegacyHttp | ModernHttp | LegacyPipe | ModernPipe, call: Call) -> None:
+    def _give_up(self, client: AnyClient, call: Call) -> None:
         if call.over or call.cancelled or client.dead:
             return
         self.world.count("cancel")
@@ -341,7 +389,7 @@ class Run:
         else:
             client.cancel(call)
 
-    def _look_around(self, client: LegacyHttp | ModernHttp | LegacyPipe | ModernPipe) -> None:
+    def _look_around(self, client: AnyClient) -> None:
         draw = self.world.random
         what = draw.choice(("tools/list", "resources/list", "resources/read", "listen", "slow"))
         if what == "listen":

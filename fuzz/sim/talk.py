@@ -341,9 +341,7 @@ class Talk:
                 params = {"uri": uri, "_meta": {META + "subscriptionId": id}}
                 out(note("notifications/resources/updated", params))
 
-    def ask(
-        self, job: Job | None, method: str, params: Message, out: Out, then: Then | None = None
-    ) -> int:
+    def ask(self, job: Job | None, method: str, params: Message, out: Out, then: Then | None = None) -> int:
         """A request of our own to the client."""
         number = self._next
         self._next += 1

@@ -53,12 +53,23 @@ SAID: list[Any] = [
     [request(4, "ping"), request(5, "tools/call", name="b__echo", arguments={})],
     stamped("x", "tools/call", name="b__echo", arguments={}),
     stamped(8, "server/discover"),
-    stamped(0, "subscriptions/listen", notifications={"toolsListChanged": True, "resourceSubscriptions": ["r://a"]}),
+    stamped(
+        0,
+        "subscriptions/listen",
+        notifications={"toolsListChanged": True, "resourceSubscriptions": ["r://a"]},
+    ),
     note("notifications/cancelled", requestId=2),
     note("notifications/cancelled", requestId=7),
     {"jsonrpc": "2.0", "id": 1, "result": ACCEPTED},
     {"jsonrpc": "2.0", "id": 1, "error": {"code": -1, "message": "no"}},
-    stamped(9, "tools/call", name="a__echo", arguments={"x": 1}, requestState="{STATE}", inputResponses={"1": ACCEPTED}),
+    stamped(
+        9,
+        "tools/call",
+        name="a__echo",
+        arguments={"x": 1},
+        requestState="{STATE}",
+        inputResponses={"1": ACCEPTED},
+    ),
     request(6, "resources/subscribe", uri="r://a"),
     stamped(10, "resources/read", uri="r://a"),
     request(11, "gateway/list_servers"),
@@ -83,7 +94,11 @@ TOLD: list[Any] = [
             "inputRequests": {"1": {"method": "elicitation/create", "params": {"message": "?"}}},
         },
     },
-    {"jsonrpc": "2.0", "id": "{ID}", "error": {"code": -32022, "message": "v", "data": {"supported": [MODERN]}}},
+    {
+        "jsonrpc": "2.0",
+        "id": "{ID}",
+        "error": {"code": -32022, "message": "v", "data": {"supported": [MODERN]}},
+    },
     {"jsonrpc": "2.0", "id": "{ID}", "result": {"tools": [], "resources": [], "nextCursor": "x"}},
     note("notifications/progress", progressToken="{ID}", progress=1, total=2),
     note("notifications/tools/list_changed", _meta={META + "subscriptionId": "{ID}"}),
@@ -92,7 +107,9 @@ TOLD: list[Any] = [
     note("notifications/cancelled", requestId=1),
     request(2, "roots/list"),
     request(3, "ping"),
-    note("notifications/subscriptions/acknowledged", notifications={}, _meta={META + "subscriptionId": "{ID}"}),
+    note(
+        "notifications/subscriptions/acknowledged", notifications={}, _meta={META + "subscriptionId": "{ID}"}
+    ),
     {"jsonrpc": "2.0", "id": None, "error": {"code": -32000, "message": "x"}},
     {"jsonrpc": "2.0", "id": "{ID}", "result": {"resultType": "odd", "content": TEXT}},
 ]
@@ -103,10 +120,19 @@ def helpful(message: Message) -> Message | None:
     method, id = message["method"], message["id"]
     offers = {"tools": {"listChanged": True}, "resources": {"subscribe": True}, "prompts": {}}
     if method == "server/discover":
-        result: Message = {"supportedVersions": [MODERN], "capabilities": offers, "ttlMs": 0, "cacheScope": "public"}
+        result: Message = {
+            "supportedVersions": [MODERN],
+            "capabilities": offers,
+            "ttlMs": 0,
+            "cacheScope": "public",
+        }
     elif method == "initialize":
         version = message["params"]["protocolVersion"]
-        result = {"protocolVersion": version, "capabilities": offers, "serverInfo": {"name": "s", "version": "1"}}
+        result = {
+            "protocolVersion": version,
+            "capabilities": offers,
+            "serverInfo": {"name": "s", "version": "1"},
+        }
     elif method == "tools/list":
         result = {"tools": [{"name": "echo", "inputSchema": {"type": "object"}}]}
     elif method == "resources/list":
@@ -123,7 +149,9 @@ def helpful(message: Message) -> Message | None:
 def frame(body: bytes, *, masked: bool) -> bytes:
     """A text frame; the mask is zero, so that the fuzzer sees through it."""
     mask = 128 if masked else 0
-    size = bytes([mask | len(body)]) if len(body) < 126 else bytes([mask | 126]) + len(body).to_bytes(2, "big")
+    size = (
+        bytes([mask | len(body)]) if len(body) < 126 else bytes([mask | 126]) + len(body).to_bytes(2, "big")
+    )
     return b"\x81" + size + (bytes(4) if masked else b"") + body
 
 

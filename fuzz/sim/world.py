@@ -54,6 +54,7 @@ class World:
     ) -> None:
         self.random = random.Random(seed)
         self.now = START
+        self.wall_jump = 0.0
         self.trace = trace
         self.config = config
         self.records: list[Record] = []
@@ -78,7 +79,7 @@ class World:
 
     @property
     def wall(self) -> float:
-        return WALL + (self.now - START)
+        return WALL + (self.now - START) + self.wall_jump
 
     @property
     def elapsed(self) -> float:
@@ -125,6 +126,11 @@ class World:
         if not self.stopped:
             self.feed("clock", self.wall)
             self.after(60.0, self._clock)
+
+    def jump(self, seconds: float) -> None:
+        """The time of day is set; what is monotonic goes on as before."""
+        self.wall_jump += seconds
+        self.feed("clock", self.wall)
 
     def feed(self, method: str, *args: Any) -> Any:
         """One fact, then all its effects."""
@@ -198,7 +204,7 @@ class World:
         until = self.now + seconds
         while self.step(until):
             pass
-        self.now = until
+        self.now = max(self.now, until)
 
     def until(self, true: Callable[[], Any], within: float = 60.0, what: str = "") -> Any:
         """Run until `true`; `Stuck` when that takes longer than `within`. The result of `true`."""

@@ -244,7 +244,7 @@ class HttpClient:
             self.refuse(405, "the method is not allowed here", [("Allow", ALLOWED_METHODS)])
         elif head.method == "POST":
             self._post_opened(head)
-        elif head.upgrade and head.method == "GET" and self._upgrade is not None:
+        elif head.upgrade and head.method == "GET" and self._upgrade is not None and self._upgradable():
             self._upgrade_opened(head, self._upgrade)
         elif not head.has_body:
             self._dispatch(b"")
@@ -280,6 +280,10 @@ class HttpClient:
             if head.expects_continue:
                 self._write(self._codec.continue_())
             self._await_body()
+
+    def _upgradable(self) -> bool:
+        """Upgrades happen at the MCP endpoint, the first of the routes."""
+        return self.head is not None and self.head.path == next(iter(self._routes))
 
     def _upgrade_opened(self, head: http1.RequestHead, upgrade: Callable[[HttpClient, bytes], None]) -> None:
         found = handshake.check_upgrade(head)

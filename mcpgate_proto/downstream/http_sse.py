@@ -15,7 +15,7 @@ from mcpgate_proto.hub import Hub
 from mcpgate_proto.mcp import codes
 from mcpgate_proto.relay.relay import Relay
 from mcpgate_proto.wire import http1_server as http1
-from mcpgate_proto.wire import jsonrpc, sse
+from mcpgate_proto.wire import jsonrpc, sse, values
 
 __all__ = ["SseMessages", "SseOpen"]
 
@@ -52,6 +52,10 @@ class SseStream:
 
     def hold(self, reason: str, on: bool) -> None:
         """Posts come on other connections, each with one message."""
+
+    @property
+    def shares_channel(self) -> bool:
+        return True
 
     @property
     def can_ask(self) -> bool:
@@ -154,7 +158,7 @@ class SseMessages:
         if not isinstance(message, jsonrpc.Request):
             stream.session.handle(message, None)
         elif message.method == "initialize" and not stream.started:
-            stream.started = True
+            stream.started = values.text_of(message.params, "protocolVersion") is not None
             stream.session.initialize(message, stream)
         elif not stream.started and message.method != "ping":
             told = "the session is not initialized"

@@ -155,3 +155,7 @@ class Listening(Live):
             self._close()
             told: Members = {"resultType": COMPLETE, "_meta": self._meta}
             self._outlet.finish(jsonrpc.encode_result(self._request.id, told))
+            if self._outlet.shares_channel:
+                # G19: on HTTP the end of the stream says it; on a channel both forms are sent.
+                over = {"requestId": jsonrpc.to_raw(self._request.id)}
+                self._outlet.notify(jsonrpc.encode_notification("notifications/cancelled", over))

@@ -14,7 +14,7 @@ from mcpgate_proto.downstream import lists, status, tasks
 from mcpgate_proto.downstream.listening import Listening
 from mcpgate_proto.downstream.live import CHANGES, COMPLETE, FEATURES, INPUT_REQUIRED, Track
 from mcpgate_proto.downstream.outlet import Outlet
-from mcpgate_proto.downstream.rounds import Continuation, ModernCall, Rounds, Turn
+from mcpgate_proto.downstream.rounds import TOO_LATE, Continuation, ModernCall, Rounds, Turn, undeclared_in
 from mcpgate_proto.hub import SEVERITIES, Hub
 from mcpgate_proto.mcp import codes, content, extensions, meta, mirror
 from mcpgate_proto.mcp.codes import Fault, FaultKind
@@ -216,12 +216,20 @@ class ModernFace:
                 return
             if call.done:
                 return
+            if continued.server and continued.server != found.server:
+                call.failed(Fault(FaultKind.BAD_STATE, TOO_LATE))
+                return
             if turn.headers is not None and found.plan is not None:
                 wrong = mirror.verify(found.plan, turn.headers, params.get("arguments", values.EMPTY))
                 if wrong is not None:
                     call.over()
                     _error(turn.request, turn.outlet, codes.HEADER_MISMATCH, wrong)
                     return
+            if continued.attempt > 1:
+                # L3: the user has opened the URLs, and the server asked again: it gets time to notice.
+                delay = min(2.0**continued.attempt, 30.0)
+                self.hub.after(delay, "opened URL", lambda: self._start(turn, call, found, continued))
+                return
             self._start(turn, call, found, continued)
 
         if name is not None:
@@ -230,6 +238,8 @@ class ModernFace:
             self.relay.resolve(turn.method, params, turn.client, routed, plan=turn.headers is not None)
 
     def _start(self, turn: Turn, call: ModernCall, route: Route, continued: Continuation) -> None:
+        if call.done:
+            return
         level = turn.told.log_level
         operation = Operation(
             method=turn.method,
@@ -264,7 +274,12 @@ class ModernFace:
                 parked.answers[key] = Answer(jsonrpc.detach(content.bare_answer(given[key])))
         missing = parked.missing()
         if missing and parked.outcome is None:
-            # G10: ask again for what is missing, keep what came (L1.4).
+            # G10: ask again for what is missing, keep what came (L1.4); only what this request declares (G6).
+            undeclared = undeclared_in(turn, missing)
+            if undeclared is not None or parked.round >= self.hub.limits.rounds_per_call:
+                too_often = Fault(FaultKind.BAD_STATE, "the questions were not answered; start the call over")
+                self.refuse(turn, undeclared or too_often)
+                return
             self.parking.ask(parked, [])
             state = self._rounds.seal(turn, "parked", parked.id.encode(), parked.round)
             self.finish(turn, self._rounds.questions(missing, state), INPUT_REQUIRED)

@@ -29,6 +29,10 @@ class Outlet(Protocol):
         """The client takes less than it is sent."""
 
     @property
+    def shares_channel(self) -> bool:
+        """Other requests use the same way back."""
+
+    @property
     def can_ask(self) -> bool:
         """Questions can reach the client: `notify` is not in vain."""
 
@@ -71,6 +75,10 @@ class _Part:
     @property
     def pressed(self) -> bool:
         return self._outlet.pressed
+
+    @property
+    def shares_channel(self) -> bool:
+        return True
 
     @property
     def can_ask(self) -> bool:

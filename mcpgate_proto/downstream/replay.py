@@ -53,10 +53,20 @@ class StreamTable:
         ):
             return None
         stream = self.streams.get(int(number))
-        return (stream, int(seq)) if stream is not None and int(seq) <= stream.seq else None
+        if stream is None or int(seq) > stream.seq:
+            return None
+        first = stream.kept[0][0] if stream.kept else stream.seq + 1
+        # A gap must not look like a whole stream: what is no longer kept cannot be resumed.
+        return (stream, int(seq)) if int(seq) >= first - 1 else None
 
     def add(self, stream: EventStream, seq: int, event: bytes) -> None:
-        """Keep an event, as far as the budget goes: finished streams give way, then older events."""
+        """Keep an event, as far as the budget goes: finished streams give way, then older events. One that is
+        larger than the whole budget is not kept and takes nothing else with it but its own stream's past."""
+        if len(event) > self._max_bytes:
+            for _, old in stream.kept:
+                self._bytes -= len(old)
+            stream.kept.clear()
+            return
         stream.kept.append((seq, event))
         self._bytes += len(event)
         if self._bytes > self._max_bytes:

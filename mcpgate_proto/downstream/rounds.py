@@ -32,7 +32,7 @@ from mcpgate_proto.timers import Timer
 from mcpgate_proto.wire import jsonrpc, values
 from mcpgate_proto.wire.jsonrpc import Raw
 
-__all__ = ["Answerer", "Continuation", "ModernCall", "Rounds", "Turn"]
+__all__ = ["TOO_LATE", "Answerer", "Continuation", "ModernCall", "Rounds", "Turn", "undeclared_in"]
 
 CACHEABLE = ("resources/read",)
 TASK = Raw(b'"task"')
@@ -63,6 +63,7 @@ class State(msgspec.Struct, array_like=True):
     bound: bytes
     payload: bytes
     round: int
+    server: str = ""
 
 
 class Continuation(msgspec.Struct, frozen=True):
@@ -73,6 +74,8 @@ class Continuation(msgspec.Struct, frozen=True):
     parked: Parked | None = None
     attempt: int = 0
     declined: bool = False
+    # The server that the state came from; it goes to no other (L1.3, G8).
+    server: str = ""
 
 
 class Answerer(Protocol):
@@ -95,6 +98,7 @@ class Rounds:
         params = turn.request.params
         answers = params.get("inputResponses", Raw(b""))
         given: Members = {}
+        actions: list[str | None] = []
         if answers:
             try:
                 given = jsonrpc.members(answers)
@@ -108,12 +112,15 @@ class Rounds:
         if state is None:
             return Fault(FaultKind.BAD_STATE, TOO_LATE)
         if state.kind == "upstream":
-            return Continuation(Carry(Raw(state.payload)), answers)
+            return Continuation(Carry(Raw(state.payload)), answers, server=state.server)
         if state.kind == "task":
             task = _task_state(state.payload)
-            return Continuation(Carry(task=task), answers) if task else Fault(FaultKind.BAD_STATE, TOO_LATE)
+            late = Fault(FaultKind.BAD_STATE, TOO_LATE)
+            return Continuation(Carry(task=task), answers, server=state.server) if task else late
         if state.kind == "again":
-            return Continuation(attempt=state.round, declined=any(action != "accept" for action in actions))
+            # Every URL that was asked for needs its own yes.
+            agreed = len(actions) >= int(state.payload) and all(action == "accept" for action in actions)
+            return Continuation(attempt=state.round, declined=not agreed)
         principal = turn.client.principal.id
         parked = self.parking.find(state.payload.decode(), principal, state.bound, state.round)
         if parked is None:
@@ -123,7 +130,7 @@ class Rounds:
 
     def _unseal(self, turn: Turn, told: Raw) -> State | None:
         text = jsonrpc.text(told)
-        if not text or len(text) > self.hub.limits.request_state_bytes:
+        if not text or len(text) > 2 * self.hub.limits.request_state_bytes:  # sealed and base64 of it
             return None
         opened = self.hub.sealer.open("request-state", turn.client.principal.id, text, self.hub.wall)
         if opened is None:
@@ -134,8 +141,8 @@ class Rounds:
             return None
         return state if state.bound == bound(turn.request) else None
 
-    def seal(self, turn: Turn, kind: Kept, payload: bytes, round: int) -> Raw:
-        sealed = msgspec.msgpack.encode(State(kind, bound(turn.request), payload, round))
+    def seal(self, turn: Turn, kind: Kept, payload: bytes, round: int, server: str = "") -> Raw:
+        sealed = msgspec.msgpack.encode(State(kind, bound(turn.request), payload, round, server))
         ttl_s = self.hub.limits.park_ttl_s if kind == "parked" else self.hub.limits.request_state_ttl_s
         principal = turn.client.principal.id
         return jsonrpc.to_raw(self.hub.sealer.seal("request-state", principal, sealed, self.hub.wall + ttl_s))
@@ -179,6 +186,18 @@ def bound(request: jsonrpc.Request) -> bytes:
     return blake2b(b"\x00".join((request.method.encode(), bytes(target), arguments)), digest_size=16).digest()
 
 
+def undeclared_in(turn: Turn, asks: list[Ask]) -> Fault | None:
+    """G6: only what the client declared in this very request may be asked."""
+    declared = values.object_or_empty(turn.client.capabilities)
+    for ask in asks:
+        feature = FEATURES.get(ask.method)
+        if feature is None:
+            return Fault(FaultKind.INTERNAL, "the server asked for something unknown")
+        if feature not in declared:
+            return codes.missing_capability(jsonrpc.to_raw({feature: {}}))
+    return None
+
+
 class ModernCall:
     """One round of a modern client's call. Implements `relay.exchange.Caller` and `Live`."""
 
@@ -197,8 +216,8 @@ class ModernCall:
 
     def begin(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        if not self.done and self._turn.outlet.pressed:
-            exchange.throttle(True)
+        if not self.done:
+            exchange.throttle(self._turn.outlet.pressed)
 
     # -- from the transport
 
@@ -249,18 +268,24 @@ class ModernCall:
                 wait_s = self._rounds.hub.limits.ask_debounce_s
                 self._debounce = self._rounds.hub.after(wait_s, "questions", self._park)
             return
-        if carry.task is not None and self._undeclared(asks) is not None:
+        if carry.task is not None and undeclared_in(self._turn, asks) is not None:
             self._exchange.cancel("the client did not declare what the task asks for")
+        if len(bytes(carry.state)) > self._rounds.hub.limits.request_state_bytes:
+            self._exchange.round_over()
+            self.failed(Fault(FaultKind.INTERNAL, "the server's requestState is too large to be carried"))
+            return
+        server = self._exchange.server
         self._exchange.round_over()
         # None where the upstream gave none: a state is never invented (G9).
-        state = self._rounds.seal(self._turn, "upstream", bytes(carry.state), 0) if carry.state else None
+        kept = bytes(carry.state)
+        state = self._rounds.seal(self._turn, "upstream", kept, 0, server) if kept else None
         if carry.task is not None:
-            state = self._rounds.seal(self._turn, "task", msgspec.msgpack.encode(carry.task), 0)
+            state = self._rounds.seal(self._turn, "task", msgspec.msgpack.encode(carry.task), 0, server)
         self._end_round(asks, state)
 
     def _end_round(self, asks: list[Ask], state: Raw | None) -> None:
         self.over()
-        missing = self._undeclared(asks)
+        missing = undeclared_in(self._turn, asks)
         if missing is not None:
             self._answerer.refuse(self._turn, missing)
         else:
@@ -272,7 +297,7 @@ class ModernCall:
         if self.done or exchange is None or not self._asks:
             return
         asks, self._asks = self._asks, []
-        missing = self._undeclared(asks)
+        missing = undeclared_in(self._turn, asks)
         if missing is not None:
             # L1.14: cannot happen with a server that keeps to what was declared.
             self.over()
@@ -287,17 +312,6 @@ class ModernCall:
             self._answerer.refuse(self._turn, Fault(FaultKind.OVERLOADED, "too many calls wait for answers"))
             return
         self._end_round(asks, self._rounds.seal(self._turn, "parked", parked.id.encode(), parked.round))
-
-    def _undeclared(self, asks: list[Ask]) -> Fault | None:
-        """G6: only what the client declared in this very request."""
-        declared = values.object_or_empty(self._turn.client.capabilities)
-        for ask in asks:
-            feature = FEATURES.get(ask.method)
-            if feature is None:
-                return Fault(FaultKind.INTERNAL, "the server asked for something unknown")
-            if feature not in declared:
-                return codes.missing_capability(jsonrpc.to_raw({feature: {}}))
-        return None
 
     def withdrawn(self, key: str) -> None:
         self._asks = [ask for ask in self._asks if ask.key != key]
@@ -355,7 +369,9 @@ class ModernCall:
             asks.append(self._rounds.converted(ask))
         if not asks:
             return False
-        result = self._rounds.questions(asks, self._rounds.seal(self._turn, "again", b"", attempt))
+        result = self._rounds.questions(
+            asks, self._rounds.seal(self._turn, "again", b"%d" % len(asks), attempt)
+        )
         self._answerer.finish(self._turn, result, INPUT_REQUIRED)
         return True
 

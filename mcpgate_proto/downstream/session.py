@@ -84,6 +84,9 @@ class ClientSession:
         self.log_level: int | None = None
         self.calls: dict[LegacyCall, None] = {}
         self._questions: dict[int, Question] = {}
+        # Lists and subscriptions that are being answered; and of the latter, which are still wanted.
+        self._pending = 0
+        self._subscribing: dict[str, bool] = {}
         self._next_question = 1
         self.serial = 0
         self.interest = Interest(
@@ -172,7 +175,7 @@ class ClientSession:
             outlet.finish(
                 jsonrpc.encode_error(id, codes.INVALID_REQUEST, "the session is initialized already")
             )
-        elif len(self.calls) >= self.hub.limits.calls_per_session:
+        elif len(self.calls) + self._pending >= self.hub.limits.calls_per_session:
             self.refuse(id, outlet, Fault(FaultKind.OVERLOADED, "too many requests are open in this session"))
         elif method in lists.LISTS:
             self._list(request, outlet)
@@ -221,7 +224,10 @@ class ClientSession:
             self.refuse(request.id, outlet, cursor)
             return
 
+        self._pending += 1
+
         def listed(merged: Merged) -> None:
+            self._pending -= 1
             found = lists.page(self.hub, self.client, kind, merged, cursor)
             if isinstance(found, Fault):
                 self.refuse(request.id, outlet, found)
@@ -251,21 +257,28 @@ class ClientSession:
             )
             return
         if request.method == "resources/unsubscribe":
+            if uri in self._subscribing:
+                self._subscribing[uri] = False
             self._unwatch(uri)
             outlet.finish(jsonrpc.encode_result(request.id, values.EMPTY))
             return
-        if len(self.interest.uris) >= self.hub.limits.subscriptions_per_session:
+        if len(self.interest.uris) + len(self._subscribing) >= self.hub.limits.subscriptions_per_session:
             self.refuse(
                 request.id, outlet, Fault(FaultKind.OVERLOADED, "too many subscriptions in this session")
             )
             return
 
+        self._pending += 1
+        self._subscribing[uri] = True
+
         def watched(found: Route, fault: Fault | None) -> None:
+            self._pending -= 1
+            wanted = self._subscribing.pop(uri, False)
             if fault is not None:
                 self.refuse(request.id, outlet, fault)
                 return
             own = values.text_of(found.params, "uri") or uri
-            if self.over or uri in self.interest.uris:
+            if self.over or not wanted or uri in self.interest.uris:
                 self.relay.unwatch(found.server, self.client, own)  # one too many
             else:
                 self.interest.uris[uri] = (found.server, own)
@@ -274,6 +287,8 @@ class ClientSession:
         def routed(found: Route | Fault) -> None:
             server = self.relay.servers.get(found.server) if isinstance(found, Route) else None
             if isinstance(found, Fault) or server is None:
+                self._pending -= 1
+                self._subscribing.pop(uri, None)
                 fault = found if isinstance(found, Fault) else codes.resource_not_found(uri)
                 self.refuse(request.id, outlet, fault)
             else:
@@ -445,8 +460,7 @@ class ClientSession:
         self.relay.interests.remove(self.interest)
         for uri in list(self.interest.uris):
             self._unwatch(uri)
-        for server in self.relay.servers.values():
-            server.client_gone(self.client)
+        self.relay.client_gone(self.client)
 
 
 def _for_modern(kept: Members) -> Members:
@@ -468,6 +482,7 @@ class LegacyCall:
         self.ids: LegacyIds | None = None
         self._token = token
         self.done = False
+        self._opened: dict[str, int] = {}
         session.serial += 1
         self._reason = f"call {session.serial}"
 
@@ -527,6 +542,14 @@ class LegacyCall:
     def _ask_across(self, ask: Ask) -> None:
         """A modern server's question (L2): converted to the client's revision, its answer converted back."""
         session = self.session
+        url = values.text_of(ask.params, "url")
+        if url is not None and url in self._opened:
+            # L3: the user has opened it; the server is not through yet. Wait and tell it so again.
+            self._opened[url] += 1
+            delay = min(2.0 ** self._opened[url], 30.0)
+            accepted = Answer(Raw(b'{"action":"accept"}'))
+            session.hub.after(delay, "opened URL", lambda: self.reply(ask.key, accepted))
+            return
         fitted = content.down_question(
             ask.method,
             ask.params,
@@ -546,6 +569,9 @@ class LegacyCall:
     def _reply_across(self, ask: Ask, given: Answer) -> None:
         """L4: a modern server can be given results only."""
         if given.fault is None:
+            url = values.text_of(ask.params, "url")
+            if url is not None and values.text_of(values.object_or_empty(given.result), "action") == "accept":
+                self._opened[url] = 0
             self.reply(ask.key, Answer(content.answer_for_modern(ask.method, given.result)))
             return
         told = content.error_answer(ask.method, given.fault)

@@ -284,6 +284,10 @@ class PipeOutlet:
             conn.release(tagged)
 
     @property
+    def shares_channel(self) -> bool:
+        return True
+
+    @property
     def can_ask(self) -> bool:
         return True
 

@@ -328,6 +328,10 @@ class PostReply:
         """One request per connection: there is nothing more to read from it anyway."""
 
     @property
+    def shares_channel(self) -> bool:
+        return False
+
+    @property
     def can_ask(self) -> bool:
         return self._sse
 

@@ -53,6 +53,8 @@ class WebSocketClient(PipeClient):
     def _ping(self) -> None:
         limits = self.hub.limits
         self._ping_timer = None
+        if self.conn is not None and self.conn.held:
+            self._heard_at = self.hub.now
         if self.hub.now - self._heard_at >= limits.ws_ping_interval_s + limits.ws_ping_timeout_s:
             self.hub.count("ws_silent")
             self.finish(1011, "no answer to pings")

@@ -140,7 +140,10 @@ def unknown_name(what: str, name: str) -> Fault:
 
 def missing_capability(required: Raw) -> Fault:
     """The client did not declare `required`, a ClientCapabilities object such as `{"sampling":{}}`."""
-    names = ", ".join(name[:64] for name in list(_object(required))[:8])
+    needed = _object(required)
+    # An extension is named by its id: that the client lacks "extensions" would tell nobody anything.
+    listed = [*(name for name in needed if name != "extensions"), *_object(needed.get("extensions", _ABSENT))]
+    names = ", ".join(name[:64] for name in listed[:8])
     told = f"the client did not declare a capability that is needed: {names}"
     return Fault(FaultKind.MISSING_CAPABILITY, told, data=required)
 

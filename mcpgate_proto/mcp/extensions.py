@@ -24,6 +24,7 @@ __all__ = [
     "declared",
     "having",
     "merged",
+    "of_lists",
     "ui_resource",
 ]
 
@@ -85,6 +86,15 @@ def having(capabilities: Raw, name: str) -> Raw:
     listed = values.object_or_empty(told.get(MEMBER, values.EMPTY))
     listed.setdefault(name, values.EMPTY)
     return jsonrpc.encode_object({**told, MEMBER: jsonrpc.encode_object(listed)})
+
+
+def of_lists(capabilities: Raw) -> Raw:
+    """The part of a client's capabilities by which a server's lists may vary (N8), as capabilities."""
+    if b"extensions" not in bytes(capabilities):
+        return values.EMPTY
+    listed = declared(values.object_or_empty(capabilities))
+    listed.pop(TASKS, None)
+    return jsonrpc.encode_object({MEMBER: jsonrpc.encode_object(listed)}) if listed else values.EMPTY
 
 
 def merged(parts: Iterable[dict[str, Raw]]) -> dict[str, Raw]:

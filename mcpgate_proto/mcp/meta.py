@@ -19,6 +19,8 @@ __all__ = [
     "SERVER_INFO",
     "SUBSCRIPTION_ID",
     "RequestMeta",
+    "declared_in",
+    "declaring",
     "end_to_end",
     "read",
     "version_in",
@@ -66,6 +68,17 @@ def version_in(params: dict[str, Raw]) -> str | None:
     """The protocol version that a request's `_meta` names, if any: the selector of eras (C40)."""
     raw = params.get("_meta")
     return None if raw is None else values.text_of(values.object_or_empty(raw), PROTOCOL_VERSION)
+
+
+def declaring(capabilities: Raw) -> Raw:
+    """A `_meta` that says no more than what is declared."""
+    return jsonrpc.encode_object({CLIENT_CAPABILITIES: capabilities})
+
+
+def declared_in(params: dict[str, Raw]) -> Raw:
+    """What `declaring` put there."""
+    told = values.object_or_empty(params.get("_meta", values.EMPTY))
+    return told.get(CLIENT_CAPABILITIES, values.EMPTY)
 
 
 def read(params: dict[str, Raw]) -> RequestMeta | str:

@@ -163,6 +163,9 @@ class View:
 
     def load(self, server: str, kind: str, done: Callable[[], None]) -> None:
         """Have the part read again; `done` is called once it is, or has failed."""
+        if server not in self._servers:
+            done()  # the config has changed since the caller looked
+            return
         part = self.part(server, kind)
         part.waiters.append(done)
         if part.loading:

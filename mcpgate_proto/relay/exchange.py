@@ -179,6 +179,10 @@ class Caller(Protocol):
 class Target(Protocol):
     """The port on the server's side."""
 
+    @property
+    def exclusive(self) -> bool:
+        """A call that may lead to questions has the whole channel to itself (L0.4)."""
+
     def begin(self, exchange: Exchange) -> None: ...
     def resume(self, exchange: Exchange, answers: dict[str, Answer], carry: Carry | None) -> None: ...
     def cancel(self, exchange: Exchange, reason: str) -> None: ...
@@ -220,6 +224,7 @@ class Exchange:
         "detached",
         "operation",
         "phase",
+        "server",
         "target",
         "throttled",
     )
@@ -233,6 +238,7 @@ class Exchange:
         self.operation = operation
         self.caller = caller
         self.target: Target | None = None
+        self.server = ""  # where it goes, by its configured name
         self.phase = Phase.WAITING
         self.throttled = False
         self.detached = False
@@ -287,6 +293,8 @@ class Exchange:
         if self.throttled is on or self.phase is Phase.DONE:
             return
         self.throttled = on
+        if not on and self.phase is Phase.RUNNING:
+            self._wind()  # the server was kept from answering by our own client
         if self.target is not None:
             self.target.throttle(self, on)
 
@@ -331,6 +339,12 @@ class Exchange:
         self.caller.asked(asks, carry)
         if carry is not None and not asks and self.phase is Phase.ASKING:
             # A state without questions (load shedding): go on at once (L2.4).
+            # With backoff: the server is shedding load (G13).
+            delay = min(0.1 * 2.0 ** min(self._rounds, 8), 10.0)
+            self._hub.after(self._hub.entropy.jitter(delay), "next round", lambda: self._go_on(carry))
+
+    def _go_on(self, carry: Carry) -> None:
+        if self.phase is Phase.ASKING and self.carry is carry:
             self.phase = Phase.RUNNING
             self.carry = None
             self._wind()
@@ -415,8 +429,8 @@ class Exchange:
         self._clock = None
         if self.phase is Phase.DONE:
             return
-        if self.phase is Phase.ASKING or self._questions:
-            return  # answered: `_wind` arms it again
+        if self.phase is Phase.ASKING or self._questions or self.throttled:
+            return  # answered, or read again: `_wind` arms it again
         due = self._wound_at + self._idle_s
         if self._hub.now < due:
             self._clock = self._hub.at(due, "call idle", self._idle)

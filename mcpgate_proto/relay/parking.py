@@ -41,6 +41,10 @@ class Parked:
         self.timer: Timer | None = None
 
     @property
+    def server(self) -> str:
+        return self.exchange.server
+
+    @property
     def principal(self) -> str:
         return self.exchange.operation.client.principal.id
 
@@ -94,12 +98,22 @@ class Parking:
         """Take over an exchange whose round ends with `asks`. None when there is no room."""
         limits = self._hub.limits
         mine = sum(1 for one in self._all.values() if one.principal == exchange.operation.client.principal.id)
+        there = [one for one in self._all.values() if one.server == exchange.server]
+        exclusive = exchange.target is not None and exchange.target.exclusive
+        if exclusive and len(there) >= limits.parked_calls_per_server:
+            # The oldest of the same principal gives way; another's is not touched.
+            own = [one for one in there if one.principal == exchange.operation.client.principal.id]
+            if not own:
+                self._hub.count("parking_refused")
+                return None
+            self._expire(own[0])
         if len(self._all) >= limits.parked_calls or mine >= limits.parked_calls_per_principal:
             self._hub.count("parking_refused")
             return None
         parked = Parked(self._hub, self, self._hub.entropy.token(128), exchange, bound)
         self._all[parked.id] = parked
         exchange.caller = parked
+        exchange.throttle(False)  # nobody reads slowly while nobody is there
         self.ask(parked, asks)
         self._hub.count("parked")
         return parked

@@ -9,11 +9,12 @@ peers of one era.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import msgspec
 
 from mcpgate_proto.hub import Hub
-from mcpgate_proto.mcp import codes, extensions
+from mcpgate_proto.mcp import codes, extensions, meta
 from mcpgate_proto.mcp.codes import Fault, FaultKind
 from mcpgate_proto.mcp.revisions import REVISIONS, Era
 from mcpgate_proto.relay import names
@@ -42,6 +43,8 @@ EVERYTHING: dict[str, object] = {
     "tools": {"listChanged": True},
 }
 VIEWS = 1024
+# So many declarations of one kind of client have lists of their own (N8); others share the plain ones.
+VARIANTS = 8
 # What a server answers when it has something to say, however late (1125 tasks, L22).
 PATIENT = ("tasks/result",)
 
@@ -62,7 +65,8 @@ class Relay:
         self.interests = Interests(hub)
         self.tasks = TaskIds(hub)
         self.live: dict[Exchange, None] = {}
-        self._views: dict[tuple[str, str, str], View] = {}
+        # By principal, era, owner, and what is declared when lists are read.
+        self._views: dict[tuple[str, str, str, bytes], View] = {}
         self._refreshed: dict[tuple[str, str], float] = {}
         # Servers that cannot tell of changes: their lists are read again by their ttl.
         self._polling: dict[str, Timer] = {}
@@ -73,6 +77,8 @@ class Relay:
     def forget_servers(self) -> None:
         """Before the servers of a changed config are added."""
         self.servers.clear()
+        for timer in self._polling.values():
+            timer.cancel()
         self._polling.clear()
         self._views.clear()
         self._refreshed.clear()
@@ -86,17 +92,32 @@ class Relay:
 
     def view(self, client: Client) -> View:
         owner = client.key if any(s.config.isolation == "session" for s in self.servers.values()) else ""
-        key = (client.principal.id, client.era.value, owner)
+        told = extensions.of_lists(client.capabilities)
+        key = (client.principal.id, client.era.value, owner, bytes(told))
         found = self._views.get(key)
-        if found is None:
+        if found is not None:
+            found.used_at = self.hub.now
+        else:
+            if told != values.EMPTY and sum(1 for one in self._views if one[:3] == key[:3]) > VARIANTS:
+                return self.view(msgspec.structs.replace(client, capabilities=values.EMPTY))
             if len(self._views) >= VIEWS:
                 oldest = min(self._views, key=lambda one: self._views[one].used_at)
                 del self._views[oldest]
             plain = msgspec.structs.replace(
-                client, capabilities=values.EMPTY, profile=values.EMPTY, features=False, audience=None
+                client, capabilities=told, profile=values.EMPTY, features=False, audience=None
             )
-            found = self._views[key] = View(self.hub, plain, self.servers)
+            servers = self.servers
+            if told != values.EMPTY:
+                servers = {name: cast(Server, Telling(one)) for name, one in servers.items()}
+            found = self._views[key] = View(self.hub, plain, servers)
         return found
+
+    def client_gone(self, client: Client) -> None:
+        """Nothing of a session's own is kept after it."""
+        for key in [key for key in self._views if client.key and client.key in key]:
+            del self._views[key]
+        for server in self.servers.values():
+            server.client_gone(client)
 
     # -- what clients are told of the gateway
 
@@ -377,6 +398,14 @@ class Relay:
 
     # -- exchanges
 
+    def watch_again(self, servers: set[str]) -> None:
+        """After a change of the config: what clients watch on servers that were made anew."""
+        for interest in self.interests:
+            for name, own in interest.uris.values():
+                server = self.servers.get(name) if name in servers else None
+                if server is not None:
+                    server.watch(interest.client, own, lambda fault: None)
+
     def unwatch(self, server: str, client: Client, uri: str) -> None:
         """End a watch; the server may have gone from the config meanwhile."""
         known = self.servers.get(server)
@@ -398,6 +427,7 @@ class Relay:
             exchange.fail(Fault(FaultKind.OVERLOADED, "too many calls are in flight"))
         else:
             self.hub.count("calls")
+            exchange.server = server.name
             server.place(exchange)
         return exchange
 
@@ -463,6 +493,22 @@ class Relay:
 
     def resource_updated(self, server: str, principal: str | None, params: Members) -> None:
         self.interests.updated(server, principal, params)
+
+
+class Telling:
+    """A server that is told, when its lists are read, which extensions the client declares (N8)."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    def ask(
+        self, client: Client, method: str, params: Members, done: Callable[[Members | Fault], None]
+    ) -> None:
+        told = {**params, "_meta": meta.declaring(client.capabilities)}
+        self._server.ask(client, method, told, done)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._server, name)
 
 
 class Look:

@@ -7,7 +7,7 @@ Must never: tell one principal of another's resources; filter updates by equalit
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from mcpgate_proto.hub import Hub
 from mcpgate_proto.relay import names
@@ -51,6 +51,9 @@ class Interests:
         if interest.timer is not None:
             interest.timer.cancel()
             interest.timer = None
+
+    def __iter__(self) -> Iterator[Interest]:
+        return iter(list(self._all))
 
     def __len__(self) -> int:
         return len(self._all)

@@ -104,7 +104,7 @@ def created(result: Members) -> TaskState | None:
 def interval_s(task: Members, limits: Limits) -> float:
     """How long to wait before the next `tasks/get`: as the server likes it, within bounds."""
     told = jsonrpc.integer(task["pollIntervalMs"]) if "pollIntervalMs" in task else None
-    wait_s = limits.task_poll_s if told is None else told / 1000
+    wait_s = limits.task_poll_s if told is None else min(max(told, 0), 86_400_000) / 1000
     return min(max(wait_s, limits.task_poll_least_s), limits.task_poll_most_s)
 
 

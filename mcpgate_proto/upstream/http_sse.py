@@ -46,6 +46,7 @@ class SseLink:
         self._events: sse.SseDecoder | None = None
         self._endpoint: str | None = None
         self._open = OpenRequests(self._pause)
+        self._posts: dict[Posted, None] = {}
         self._timer: Timer | None = None
         self._gone = False
 
@@ -81,9 +82,9 @@ class SseLink:
     def _announced(self, data: bytes) -> None:
         """E3: relative to the stream's URL, and never another origin, which would get our credentials."""
         told = data.decode("utf-8", "replace").strip()
-        url = urljoin(self._config.url, told)
-        parts = urlsplit(url)
         try:
+            url = urljoin(self._config.url, told)
+            parts = urlsplit(url)
             target = Origin.parse(url)
         except ValueError:
             self._down("it announced an endpoint that is no URL")
@@ -124,7 +125,10 @@ class SseLink:
         headers = [*self._base, ("Content-Type", "application/json"), ("Accept", "application/json")]
         if self._version is not None:
             headers.append(("MCP-Protocol-Version", self._version))
-        self._pool.send(Posted(self, request), "POST", headers, message, target=self._endpoint)
+        posted = Posted(self, request)
+        posted.ticket = self._pool.send(posted, "POST", headers, message, target=self._endpoint)
+        posted.timer = self._hub.after(self._hub.limits.notify_timeout_s, "sse post", posted.expire)
+        self._posts[posted] = None
 
     def request(self, outgoing: Outgoing) -> None:
         self._open.add(outgoing.id)
@@ -146,6 +150,12 @@ class SseLink:
 
     def abandon(self, request: int) -> None:
         self._open.done(request)
+        for posted in list(self._posts):
+            if posted.request == request:
+                posted.drop()
+
+    def posted(self, posted: Posted) -> None:
+        self._posts.pop(posted, None)
 
     def throttle(self, request: int, on: bool) -> None:
         self._open.throttle(request, on)
@@ -158,7 +168,7 @@ class SseLink:
         return False
 
     def full(self) -> bool:
-        return False
+        return len(self._posts) >= self._hub.limits.http_connections_per_server
 
     def expect_session(self) -> None:
         """The stream is the session."""
@@ -181,6 +191,8 @@ class SseLink:
             self._timer = None
         if self._stream is not None:
             self._stream.abandon()
+        for posted in list(self._posts):
+            posted.drop()
         self.owner.link_down(reason)
 
 
@@ -189,8 +201,22 @@ class Posted:
 
     def __init__(self, link: SseLink, request: int | None) -> None:
         self._link = link
-        self._request = request
+        self.request = request
+        self.ticket: Ticket | None = None
+        self.timer: Timer | None = None
         self._status = 0
+
+    def drop(self) -> None:
+        """Nobody waits for it any more."""
+        if self.timer is not None:
+            self.timer.cancel()
+        if self.ticket is not None:
+            self.ticket.abandon()
+        self._link.posted(self)
+
+    def expire(self) -> None:
+        self.drop()
+        self._tell(Loss.BROKEN)
 
     def response_head(self, status: int, headers: Headers) -> None:
         self._status = status
@@ -199,12 +225,14 @@ class Posted:
         """Some servers say "Accepted"."""
 
     def response_end(self) -> None:
+        self.drop()
         if not 200 <= self._status < 300:
             self._tell(Loss.REFUSED)
 
     def response_failed(self, sent: bool, reason: str) -> None:
+        self.drop()
         self._tell(Loss.BROKEN if sent else Loss.UNSENT)
 
     def _tell(self, loss: Loss) -> None:
-        if self._request is not None:
-            self._link.refused(self._request, loss, self._status)
+        if self.request is not None:
+            self._link.refused(self.request, loss, self._status)

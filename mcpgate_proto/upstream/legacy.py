@@ -100,6 +100,8 @@ class LegacySession(UpstreamSession):
                 meta["progressToken"] = Raw(b"%d" % number)
             if meta:
                 params = {**params, "_meta": jsonrpc.encode_object(meta)}
+        elif "_meta" in params:
+            params = values.without(params, "_meta")  # what a modern server would be told (N8)
         return Outgoing(number, jsonrpc.encode_request(number, method, params))
 
     def _raise_level(self, level: str | None) -> None:
@@ -218,7 +220,8 @@ class LegacySession(UpstreamSession):
             for one in self._watching.pop(uri, []):
                 one(fault)
 
-        self.request("resources/subscribe", {"uri": jsonrpc.to_raw(uri)}, answered)
+        wait_s = self.hub.limits.startup_wait_s  # a client waits for this with its other subscriptions
+        self.request("resources/subscribe", {"uri": jsonrpc.to_raw(uri)}, answered, wait_s)
 
     def unwatch(self, uri: str) -> None:
         if self.watches.pop(uri, self) is None and not self.over:

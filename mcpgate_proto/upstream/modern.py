@@ -26,7 +26,6 @@ from mcpgate_proto.wire.jsonrpc import Raw
 __all__ = ["ModernSession"]
 
 LISTEN = "subscriptions/listen"
-CANCEL_TASK = "tasks/cancel"
 # So often in a row may a driven task be out of reach.
 TASK_LOSSES = 5
 LISTEN_RETRY_S = 2.0
@@ -92,8 +91,9 @@ class ModernSession(UpstreamSession):
                 params["inputResponses"] = operation.answers
             if operation.carry is not None and operation.carry.state:
                 params["requestState"] = operation.carry.state
-        elif method == CANCEL_TASK:
-            head[meta.CLIENT_CAPABILITIES] = extensions.TASKS_NEEDED
+        elif "_meta" in params:
+            # What the gateway asks for a client's sake says what is declared for it (N8).
+            head[meta.CLIENT_CAPABILITIES] = meta.declared_in(params)
         message = jsonrpc.encode_request(number, method, {**params, "_meta": jsonrpc.encode_object(head)})
         if self.link.single_channel:
             return Outgoing(number, message, pinned=method == LISTEN)
@@ -265,7 +265,7 @@ class ModernSession(UpstreamSession):
         exchange = self.calls.get(number)
         state = tasks.created(result)
         if exchange is None:
-            if state is not None and self.hub.config.drive_tasks:
+            if state is not None and self._has_tasks:
                 self._cancel_task(state.id)  # its call was cancelled meanwhile: nobody will ask for it
             return False
         operation = exchange.operation
@@ -327,6 +327,12 @@ class ModernSession(UpstreamSession):
         operation.losses += 1
         return operation.task is not None and operation.losses <= TASK_LOSSES
 
+    def _poll_after_loss(self, exchange: Exchange) -> None:
+        """Give the server time to come back."""
+        limits = self.hub.limits
+        wait_s = limits.task_poll_s * 2**exchange.operation.losses
+        self._poll_later(exchange, min(wait_s, limits.task_poll_most_s))
+
     def _driven(self) -> list[Exchange]:
         """Take out the calls whose tasks are driven here: they go on elsewhere."""
         driven: list[Exchange] = []
@@ -343,7 +349,8 @@ class ModernSession(UpstreamSession):
     def _cancel_task(self, id: str) -> None:
         """What comes of it nobody waits for: the server may still finish (N3)."""
         if not self.over:
-            self.request(CANCEL_TASK, {"taskId": jsonrpc.to_raw(id)}, lambda answer: None)
+            params = {"taskId": jsonrpc.to_raw(id), "_meta": meta.declaring(extensions.TASKS_NEEDED)}
+            self.request("tasks/cancel", params, lambda answer: None)
 
     def link_lost(self, request: int, loss: Loss, status: int) -> None:
         if request in (self._listen, self._old_listen):
@@ -354,7 +361,7 @@ class ModernSession(UpstreamSession):
         exchange = self.calls.get(request)
         if exchange is not None and exchange.operation.task is not None and self._task_lost(exchange):
             self.drop(exchange)
-            self._poll_later(exchange, self.hub.limits.task_poll_s)
+            self._poll_after_loss(exchange)
             return
         super().link_lost(request, loss, status)
 
@@ -442,6 +449,9 @@ class ModernSession(UpstreamSession):
         if number is None or number != self._listen or origin not in (None, number):
             return
         self._listen_failures = 0
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
         self._drop_old_listen()
         self._acknowledged = values.object_or_empty(params.get("notifications", EMPTY))
         agreed = values.items(self._acknowledged.get("resourceSubscriptions", EMPTY)) or []
@@ -524,7 +534,7 @@ class ModernSession(UpstreamSession):
         driven = self._driven() if not self.over else []
         super().end(reason, fault)
         for exchange in driven:
-            self.host.place(exchange)  # the server keeps the task: any session will do
+            self._poll_after_loss(exchange)  # the server keeps the task: any session will do
         for timer in (self._relisten_timer, self._patience):
             if timer is not None:
                 timer.cancel()

@@ -276,10 +276,15 @@ class UpstreamServer:
             self._rewatch(session)
 
     def _rewatch(self, session: UpstreamSession) -> None:
-        """B7: a new session is subscribed to what the lost one was."""
+        """B7: a new session is subscribed to what the lost one was, or what another one was until now: each
+        update is told once."""
         if session.key.profile == b"{}" or self._main(session.key.plain) is session:
             for uri in self._watches.of(session.key.principal, session.era):
                 session.watch(uri, lambda fault: None)
+                for other in list(self.sessions):
+                    same = other.era is session.era and other.key.principal == session.key.principal
+                    if same and other is not session and other.ready:
+                        other.unwatch(uri)
 
     def _fits(self, session: Session, key: PoolKey) -> bool:
         mine = session.key
@@ -513,7 +518,7 @@ class UpstreamServer:
     def _again(self) -> None:
         if self._stopped:
             return
-        if self._warm or self._waiting:
+        if self._warm or self._waiting or self._lost:
             self._discover_era()
         self._waiting.pump()
 

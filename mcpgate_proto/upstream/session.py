@@ -197,9 +197,13 @@ class UpstreamSession:
 
     # -- leases
 
+    @property
+    def exclusive(self) -> bool:
+        return self.link.single_channel and self.era is Era.LEGACY
+
     def available(self, client: Client, interactive: bool) -> bool:
         """Whether a call of `client` may start now without its server's questions being ambiguous."""
-        if not interactive or not self.link.single_channel or self.era is Era.MODERN:
+        if not interactive or not self.exclusive:
             return True
         return self.lease is None or (client.key != "" and self.lease == client.key)
 

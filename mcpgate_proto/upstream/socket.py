@@ -14,7 +14,7 @@ from mcpgate_proto.effects import Address, Peer, TlsFacts, TlsOptions
 from mcpgate_proto.hub import Connection, Hub
 from mcpgate_proto.timers import Timer
 from mcpgate_proto.upstream.channel import OpenRequests
-from mcpgate_proto.upstream.http_pool import Origin, is_numeric
+from mcpgate_proto.upstream.http_pool import GivenUp, Origin, is_numeric
 from mcpgate_proto.upstream.link import LinkOwner, Outgoing
 from mcpgate_proto.wire import http1_client, jsonrpc, lines
 from mcpgate_proto.wire import websocket as ws
@@ -150,7 +150,14 @@ class SocketLink:
         if self._origin is not None and self._origin.tls:
             tls = TlsOptions(server_name=self._origin.host, ca_file=self._config.ca_file)
         self._conn = self._hub.dial(self, self._addresses.pop(0), tls)
-        self._arm(self._hub.limits.dial_timeout_s, "dial", lambda: self._down("no answer"))
+        self._arm(self._hub.limits.dial_timeout_s, "dial", self._dial_late)
+
+    def _dial_late(self) -> None:
+        if self._conn is not None:
+            # What the runner still says of this dial must not be taken for the next one's.
+            self._conn.handler = GivenUp()
+            self._conn.abort()
+        self.connect_failed("no answer")
 
     def _arm(self, delay_s: float, reason: str, callback: Callable[[], None]) -> None:
         self._disarm()
@@ -215,6 +222,8 @@ class SocketLink:
 
     def _ping(self) -> None:
         limits = self._hub.limits
+        if self._conn is not None and self._conn.held:
+            self._heard_at = self._hub.now
         if self._hub.now - self._heard_at >= limits.ws_ping_interval_s + limits.ws_ping_timeout_s:
             self._down("it does not answer pings")
             return

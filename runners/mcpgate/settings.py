@@ -166,6 +166,8 @@ class _Reader:
             prefix=gateway.text("prefix", "auto", ("auto", "always", "never")),  # type: ignore[arg-type]
             name_chars=gateway.whole("name_chars", 64, least=16, most=128),
             page_size=gateway.whole("page_size", 1000, least=1, most=10_000),
+            sealing_key=self._sealing_key(gateway.text("sealing_key")),
+            sealing_key_id=gateway.text("sealing_key_id", "0"),
             version=__version__,
         )
         log_file = gateway.text("log_file")
@@ -181,6 +183,20 @@ class _Reader:
             servers=self._servers(entries), listeners=(default_listener(),), version=__version__
         )
         return Settings(config, path, warnings=self.problems.warnings)
+
+    def _sealing_key(self, told: str) -> bytes:
+        """64 hexadecimal digits; most likely from a file that replicas share."""
+        try:
+            key = bytes.fromhex(told.strip())
+        except ValueError:
+            key = b"?"
+        if len(key) not in (0, 32):
+            mend = (
+                "write 64 hexadecimal digits, such as `openssl rand -hex 32` prints, or ${file:/path} of them"
+            )
+            self.problems.error("gateway.sealing_key", "is not a key of 32 bytes", mend)
+            return b""
+        return key
 
     def _each(self, name: str) -> list[tuple[str, Any]]:
         """The tables of an array of tables, by their own names where they have one."""

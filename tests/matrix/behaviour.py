@@ -1,4 +1,4 @@
-"""A model server of either era, whatever carries its messages: what it does, and the record of what it was told.
+"""A model server of either era, whatever carries its messages: what it does, and what it was told.
 
 Tools: `echo` (both ways, any size), `steps` (reports progress), `hold` (answers when the test says so), `ask`
 (a question to the client first: a request of its own if legacy, an incomplete result if modern).

@@ -1,4 +1,4 @@
-"""The cells of the matrix: which there are, which `make test` runs, a gateway for one, and the table of results.
+"""The cells of the matrix: which there are, which `make test` runs, a gateway for one, the table of results.
 
 Owns: the names of runners, transports and eras, the pairwise choice, `running` (a gateway in a thread, on any
 runner, that must leave nothing behind), `table`.
@@ -70,7 +70,10 @@ ALL = tuple(Cell(runner, *down, *up) for runner in RUNNERS for down in FACES for
 
 
 # The two pairs of transports that do not meet that way.
-MORE = (Cell("curio", "stdio", "modern", "sse", "legacy"), Cell("blocking", "sse", "legacy", "unix", "modern"))
+MORE = (
+    Cell("curio", "stdio", "modern", "sse", "legacy"),
+    Cell("blocking", "sse", "legacy", "unix", "modern"),
+)
 
 
 def chosen() -> tuple[Cell, ...]:
@@ -187,7 +190,9 @@ def warm_up() -> None:
 
 
 @contextmanager
-def running(runner: str, listen: str, upstream: Callable[[Path], Upstream]) -> Iterator[tuple[Gate, Upstream]]:
+def running(
+    runner: str, listen: str, upstream: Callable[[Path], Upstream]
+) -> Iterator[tuple[Gate, Upstream]]:
     """A gateway on `runner`. After it, nothing is left: no descriptor, thread or process."""
     warm_up()
     before = Left()
@@ -198,6 +203,10 @@ def running(runner: str, listen: str, upstream: Callable[[Path], Upstream]) -> I
         try:
             gate = Gate(runner, listener(listen, Path(folder)), server)
             yield gate, server
+        except BaseException:
+            for record in gate.log("error", "warning", "notice", "critical") if gate is not None else []:
+                print(record)  # shown with the failure
+            raise
         finally:
             if gate is not None:
                 if not gate.over:
@@ -245,9 +254,7 @@ def table(results: dict[Cell, str]) -> str:
         for down in TRANSPORTS:
             row = []
             for up in TRANSPORTS:
-                mine = [
-                    cell for cell in results if (cell.runner, cell.down, cell.up) == (runner, down, up)
-                ]
+                mine = [cell for cell in results if (cell.runner, cell.down, cell.up) == (runner, down, up)]
                 held = sum(not results[cell] for cell in mine)
                 row.append(f"{held} of {pairs(down, up)}")
             lines.append(f"| **{TITLES[down]}** | " + " | ".join(row) + " |")

@@ -35,7 +35,7 @@ from tests.matrix.talk import (
 
 __all__ = ["ELICITATION", "ModelClient", "Wire", "connect"]
 
-ELICITATION = {"elicitation": {}}
+ELICITATION: Message = {"elicitation": {}}
 ANSWER = {"action": "accept", "content": {"value": "the blue one"}}
 BOTH = "application/json, text/event-stream"
 EVENTS = "text/event-stream"
@@ -64,6 +64,8 @@ class ModelClient:
         self.wire = wire
         self.journal = Journal(f"{era} client")
         self.problems: list[str] = []
+        # The server's capabilities.
+        self.declared: Message = {}
         self.threads: list[threading.Thread] = []
         self._last = 0
         wire.begin(self)
@@ -72,12 +74,19 @@ class ModelClient:
 
     def heard(self, message: Message) -> None:
         self.journal.add(("message", message))
+        self._check(message)
         if "method" in message and "id" in message:
             if self.era == "modern":
                 self.problems.append(f"a request to a modern client: {message}")
             else:
                 result = ANSWER if message["method"] == "elicitation/create" else {}
                 self.wire.send({"jsonrpc": "2.0", "id": message["id"], "result": result})
+
+    def _check(self, message: Message) -> None:
+        """F5: of what was not declared nothing is told."""
+        kind, _, what = message.get("method", "").removeprefix("notifications/").partition("/")
+        if what == "list_changed" and kind not in self.declared:
+            self.problems.append(f"{kind} were not declared: {message}")
 
     def ended(self, goodbye: str) -> None:
         self.journal.add(("end", goodbye))
@@ -125,6 +134,7 @@ class ModelClient:
             return self.ask("server/discover")
         told = {"capabilities": ELICITATION, "clientInfo": {"name": "model", "version": "1"}}
         result = self.ask("initialize", protocolVersion=LEGACY, **told)
+        self.declared = result["capabilities"]
         self.notify("notifications/initialized")
         return result
 
@@ -137,9 +147,11 @@ class ModelClient:
         features = ELICITATION if tool == "ask" else None
         result = self._result(self.start(tool, features, **arguments))
         if result.get("resultType") == "input_required":
-            answers = {key: ANSWER for key in result["inputRequests"]}
+            answers = dict.fromkeys(result["inputRequests"], ANSWER)
             more = {"inputResponses": answers, "requestState": result["requestState"]}
-            result = self._result(self.request("tools/call", features, name=tool, arguments=arguments, **more))
+            result = self._result(
+                self.request("tools/call", features, name=tool, arguments=arguments, **more)
+            )
         return str(result["content"][0]["text"])
 
     def progress(self, id: int) -> list[Any]:
@@ -221,7 +233,7 @@ class StreamWire:
 
 class WebSocketWire(StreamWire):
     # RFC 6455 7.4.1: going away.
-    goodbye = "1001"
+    goodbye: str | None = "1001"
 
     def __init__(self, address: Address) -> None:
         ends = Ends(_dial(address))

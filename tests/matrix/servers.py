@@ -392,9 +392,10 @@ class SseUpstream(Upstream):
             http.respond(404, [])
             return
         session, stream = found
-        http.respond(202, [])
         reply = ChannelReply(lambda message: stream.stream(json.dumps(message).encode()))
+        # Accepted when it has been taken note of, so that what is sent after that comes after it.
         self.model.handle(session, json.loads(body), reply)
+        http.respond(202, [])
 
     def _left(self, id: str) -> None:
         found = self._streams.pop(id, None)

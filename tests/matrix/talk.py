@@ -1,4 +1,4 @@
-"""What model clients and servers have in common: a record of what happened, byte streams, and messages on them.
+"""What model clients and servers have in common: a record of what happened, byte streams, messages on them.
 
 Owns: `Journal`, on which every wait of the matrix is a wait for an event; `Ends` (a socket or a pair of
 pipes, read by one thread); `Conversation` (messages in lines or in WebSocket frames).

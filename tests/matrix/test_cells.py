@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,15 +29,14 @@ class Steps:
     """The step that a cell is at, which the table names if it fails there."""
 
     def __init__(self, cell: Cell) -> None:
-        self.cell = cell
-        RESULTS.setdefault(cell, "")
+        self._cell = cell
+        self._earlier = RESULTS.setdefault(cell, "")
 
     def at(self, step: str) -> None:
-        self._was = RESULTS[self.cell]
-        RESULTS[self.cell] = self._was or step
+        RESULTS[self._cell] = self._earlier or step
 
     def done(self) -> None:
-        RESULTS[self.cell] = self._was
+        RESULTS[self._cell] = self._earlier
 
 
 @pytest.fixture(params=CHOSEN, ids=[cell.id for cell in CHOSEN])
@@ -50,14 +48,6 @@ def cell(request: pytest.FixtureRequest) -> Cell:
 @pytest.fixture
 def steps(cell: Cell) -> Iterator[Steps]:
     yield Steps(cell)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def page() -> Iterator[None]:
-    """The table, once everything has been run."""
-    yield
-    if set(RESULTS) == set(ALL) and os.environ.get("MCPGATE_MATRIX") == "all":
-        PAGE.write_text(PAGE.read_text().partition(MARK)[0] + MARK + "\n" + cells.table(RESULTS))
 
 
 def heard(model: ModelServer, kind: str, method: str = "", after: int = 0) -> Any:
@@ -200,7 +190,10 @@ def test_vanished_client(cell: Cell, steps: Steps) -> None:
 @pytest.mark.parametrize("runner", RUNNERS)
 def test_http_on_unix_sockets(runner: str, era: str) -> None:
     """Streamable HTTP, with a Unix socket in the place of TCP on both faces."""
-    with running(runner, "http-unix", lambda folder: HttpUnixUpstream(ModelServer(era), folder)) as (gate, up):
+    with running(runner, "http-unix", lambda folder: HttpUnixUpstream(ModelServer(era), folder)) as (
+        gate,
+        up,
+    ):
         client = gate.client("http", era)
         client.open()
         assert client.call("ask") == "told the blue one"
@@ -222,5 +215,8 @@ def test_the_choice_is_pairwise() -> None:
 
 
 def test_the_page_lists_every_cell() -> None:
-    """The committed table is whole, and of a run in which everything held."""
+    """The committed table is whole, and of a run in which everything held. It is written here, once every
+    cell has been run."""
+    if set(RESULTS) == set(ALL):
+        PAGE.write_text(PAGE.read_text().partition(MARK)[0] + MARK + "\n" + cells.table(RESULTS))
     assert PAGE.read_text().partition(MARK)[2] == "\n" + cells.table(dict.fromkeys(ALL, ""))

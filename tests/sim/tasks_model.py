@@ -91,14 +91,15 @@ class TaskTalk(Talk):
         else:
             super()._answer(job)
 
-    def _declares(self) -> bool:
-        return TASKS in (self.declared.get("extensions") or {})
+    def _declares(self, job: Job) -> bool:
+        told = (job.params.get("_meta") or {}).get(META + "clientCapabilities") or {}
+        return TASKS in (told.get("extensions") or {})
 
     def _lacking(self, job: Job) -> None:
         job.finish(error(job.id, -32021, "needs tasks", {"requiredCapabilities": WITH_TASKS}))
 
     def _listen_tasks(self, job: Job) -> None:
-        if not self._declares():
+        if not self._declares(job):
             self._lacking(job)
             return
         ids = [id for id in job.params["notifications"]["taskIds"] if id in self.server.works]
@@ -107,7 +108,7 @@ class TaskTalk(Talk):
         job.out(note("notifications/subscriptions/acknowledged", params))
 
     def _task(self, job: Job) -> None:
-        if not self._declares():
+        if not self._declares(job):
             self._lacking(job)
             return
         work = self.server.works.get(job.params["taskId"])
@@ -132,11 +133,12 @@ class TaskTalk(Talk):
     def _settle(self, work: Work) -> None:
         work.asking = {key: one for key, one in work.asking.items() if key not in work.given}
         if not work.asking and work.status == "input_required":
-            work.complete("|".join([work.nonce, *sorted(str(one["action"]) for one in work.given.values())]))
+            given = sorted(str(one["action"]) for one in work.given.values())
+            work.complete("|".join([work.nonce, *given]) if self.server.tells_answers else None)
 
     def _tool_task(self, job: Job) -> None:
         self.server.saw.append(job.params)
-        if self._declares():
+        if self._declares(job):
             job.finish(result(job.id, {"resultType": "task", **self.server.make(job.nonce).told}))
         elif self.server.insists:
             self._lacking(job)
@@ -155,6 +157,7 @@ class TaskServer(ServerModel):
         self.works: dict[str, Work] = {}
         self.extensions: Message = {TASKS: {}}
         self.insists = False
+        self.tells_answers = True
         self.forgets_slowly = False
         self.interval_ms = 2000
         self.saw: list[Message] = []

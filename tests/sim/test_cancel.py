@@ -131,7 +131,7 @@ def test_the_end_of_a_pipe_ends_the_calls_of_its_client(name: str) -> None:
         assert isinstance(client, LegacyPipe | ModernPipe)
         calls = busy(scene, client)
         client.leave()
-        scene.until(lambda scene=scene: scene.world.stopped, 30, "Stopped")
+        scene.until(lambda scene=scene: scene.world.stopped, 30, "Stopped")  # type: ignore[misc]
         # Told, or its process ended, or its session deleted: however, the work has stopped.
         job = scene[name].job(calls[name].nonce)
         assert job is not None and job.cancelled

@@ -46,7 +46,12 @@ def test_lists_are_merged_in_the_order_of_the_config(order: str) -> None:
     for client in (scene.legacy(), scene.modern()):
         first, second = order
         told = names(scene.done(client.request("tools/list")))
-        assert told == [f"{first}__echo", f"{first}__only_{first}", f"{second}__echo", f"{second}__only_{second}"]
+        assert told == [
+            f"{first}__echo",
+            f"{first}__only_{first}",
+            f"{second}__echo",
+            f"{second}__only_{second}",
+        ]
 
 
 @pytest.mark.parametrize(
@@ -140,7 +145,14 @@ def test_foreign_tampered_and_stale_cursors_are_refused() -> None:
     def refused(asker: Any, method: str, told: object) -> bool:
         return scene.done(asker.request(method, {"cursor": told})).code == -32602
 
-    for wrong in (cursor[:-1], cursor[:20] + ("A" if cursor[20] != "A" else "B") + cursor[21:], "2", "", 5, {}):
+    for wrong in (
+        cursor[:-1],
+        cursor[:20] + ("A" if cursor[20] != "A" else "B") + cursor[21:],
+        "2",
+        "",
+        5,
+        {},
+    ):
         assert refused(client, "tools/list", wrong), wrong
     assert refused(local, "tools/list", cursor), "another principal's"
     assert refused(client, "prompts/list", cursor), "another list's"
@@ -229,7 +241,9 @@ def test_a_resource_is_read_from_its_owner(uri: str, owner: str, own: str) -> No
         assert read.result["contents"][0]["text"] == f"{owner}:{own}"
 
 
-@pytest.mark.parametrize("uri", ["res://nobody", "mcpgate://nobody/res://a/1", "mcpgate://c/res://a/1", "doc://x"])
+@pytest.mark.parametrize(
+    "uri", ["res://nobody", "mcpgate://nobody/res://a/1", "mcpgate://c/res://a/1", "doc://x"]
+)
 def test_a_resource_that_nobody_has_is_not_found(uri: str) -> None:
     """A15: each era has its own code."""
     scene = resourceful()

@@ -148,7 +148,8 @@ def test_a_resource_is_subscribed_to_once_and_until_the_last_has_left(
 
     def watched() -> bool:
         return any(
-            URI in talk.watched or any(URI in w.get("resourceSubscriptions", []) for w, _ in talk.listens.values())
+            URI in talk.watched
+            or any(URI in w.get("resourceSubscriptions", []) for w, _ in talk.listens.values())
             for talk in scene.only.talks
             if not talk.over
         )

@@ -81,7 +81,11 @@ def test_the_clock_stands_still_while_the_client_is_asked(eras: tuple[str, ...],
 @CLIENTS
 def test_after_the_answer_the_clock_goes_on(kind: str) -> None:
     def ask(job: Job) -> None:
-        job.ask("elicitation/create", {"message": job.nonce, "requestedSchema": {"type": "object"}}, lambda _: None)
+        job.ask(
+            "elicitation/create",
+            {"message": job.nonce, "requestedSchema": {"type": "object"}},
+            lambda _: None,
+        )
 
     scene = one(LEGACY)
     scene.only.script("mute", ask)

@@ -479,8 +479,8 @@ def test_a_modern_server_whose_probe_was_late_comes_up_all_the_same() -> None:
 
 @pytest.mark.xfail(
     strict=True,
-    reason="upstream/pool.py `_trial_failed`: that the server lacks the era is not told (`server_up`), though "
-    "from then on the lists of clients of that era have its items",
+    reason="upstream/pool.py `_trial_failed`: that the server lacks the era is not told (`server_up`), "
+    "though from then on the lists of clients of that era have its items",
 )
 def test_a_legacy_client_hears_of_a_server_once_it_is_known_to_be_modern_only() -> None:
     """Servers that come later appear by list_changed."""

@@ -47,7 +47,9 @@ def quiz(*batches: int, gap: float = 0.0) -> Callable[[Job], None]:
 
             for number in range(size):
                 params = question(f"{len(told)}+{number}")
-                job.later(gap * number, lambda params=params: job.ask("elicitation/create", params, got) and None)  # type: ignore[misc]
+                job.later(
+                    gap * number, lambda params=params: job.ask("elicitation/create", params, got) and None
+                )  # type: ignore[misc]
 
         more()
 
@@ -182,7 +184,9 @@ def test_a_withdrawn_question_needs_no_answer(transport: str) -> None:
     """L1.8: its answer, should it come, is ignored."""
 
     def act(job: Job) -> None:
-        job.ask("elicitation/create", question("kept"), lambda reply: job.say(told=[reply["result"]["action"]]))
+        job.ask(
+            "elicitation/create", question("kept"), lambda reply: job.say(told=[reply["result"]["action"]])
+        )
         number = job.ask("elicitation/create", question("withdrawn"), lambda reply: job.say(told=["WRONG"]))
         job.later(1.0, lambda: job.withdraw(number))
 
@@ -341,7 +345,10 @@ def test_a_state_belongs_to_its_principal() -> None:
     thief = scene.modern(capabilities=FORM, kind="unix")  # the same user's socket: another principal
     thief.answer_after = None
     params = {name: one for name, one in call.params.items() if name != "_meta"}
-    params |= {"requestState": call.result["requestState"], "inputResponses": {key: accept("x") for key in asked}}
+    params |= {
+        "requestState": call.result["requestState"],
+        "inputResponses": {key: accept("x") for key in asked},
+    }
     stolen = thief.request(call.method, params)
     scene.until(lambda: stolen.over, 10)
     assert stolen.error["code"] == -32602
@@ -369,7 +376,10 @@ def test_after_a_restart_the_client_has_to_start_over() -> None:
     other = second.modern(capabilities=FORM)
     other.answer_after = None
     params = {name: one for name, one in call.params.items() if name != "_meta"}
-    params |= {"requestState": call.result["requestState"], "inputResponses": {key: accept("x") for key in asked}}
+    params |= {
+        "requestState": call.result["requestState"],
+        "inputResponses": {key: accept("x") for key in asked},
+    }
     late = other.request(call.method, params)
     second.until(lambda: late.over, 10)
     assert late.error["code"] == -32602 and "start" in late.error["message"]

@@ -73,7 +73,9 @@ def deaf(client: Client) -> None:
 
 @pytest.mark.parametrize("kind", ["legacy", "modern"])
 @ERAS
-def test_a_client_that_stops_reading_pauses_its_server_and_is_dropped(eras: tuple[str, ...], kind: str) -> None:
+def test_a_client_that_stops_reading_pauses_its_server_and_is_dropped(
+    eras: tuple[str, ...], kind: str
+) -> None:
     """Over HTTP upstream only the one response is paused, so nobody else's calls are."""
     scene = scene_of("http", eras)
     slow = scene.legacy() if kind == "legacy" else scene.modern()

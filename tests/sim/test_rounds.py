@@ -69,7 +69,11 @@ def asked(scene: Scene, tool: str, capabilities: Message = FORM) -> tuple[Modern
 
 
 def legacy(scene: Scene, kind: str, capabilities: Message = FORM) -> LegacyHttp | LegacyPipe:
-    client = scene.legacy(capabilities=capabilities) if kind == "http" else scene.legacy_pipe(capabilities=capabilities)
+    client = (
+        scene.legacy(capabilities=capabilities)
+        if kind == "http"
+        else scene.legacy_pipe(capabilities=capabilities)
+    )
     client.answer_after = None
     return client
 

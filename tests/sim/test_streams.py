@@ -181,7 +181,7 @@ def test_a_batch_is_answered_as_a_whole(accept: str) -> None:
     wire = client.wire()
     ids = []
     got: dict[object, dict[str, object]] = {}
-    client.plain_message = lambda wire, message: got.__setitem__(message.get("id"), message)  # type: ignore[method-assign,assignment]
+    client.plain_message = lambda wire, message: got.__setitem__(message.get("id"), message)  # type: ignore[method-assign]
     client.stream_message = client.plain_message  # type: ignore[method-assign]
     batch: list[object] = []
     for number, (tool, wait) in enumerate((("echo", 2.0), ("slow", 0.0), ("fail", 0.0), ("echo", 0.0))):
@@ -215,7 +215,7 @@ def test_an_empty_batch_and_one_with_initialize_are_refused(body: list[object]) 
     scene = one()
     client = scene.legacy(version="2025-03-26")
     told: list[dict[str, object]] = []
-    client.plain_message = lambda wire, message: told.append(message)  # type: ignore[method-assign,assignment]
+    client.plain_message = lambda wire, message: told.append(message)  # type: ignore[method-assign]
     client.post(body, client._base(), None)
     scene.run(1.0)
     assert len(told) == 1 and "error" in told[0]

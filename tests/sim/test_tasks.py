@@ -6,10 +6,11 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import pytest
 
 from fuzz.sim.clients import FORM, Call
-from fuzz.sim.scene import Scene
+from fuzz.sim.scene import FAST, Scene
 from fuzz.sim.talk import META, MODERN, Message
 from tests.sim.tasks_model import (
     BOTH,
@@ -432,6 +433,7 @@ def test_without_driving_the_server_answers_as_it_does_without_tasks(modern_clie
     server.insists = True
     refused = call(scene, client, "task")
     assert refused.code == (-32021 if modern_client else -32603)
+    assert TASKS in refused.error["message"]
     assert server.works == {}
 
 
@@ -447,3 +449,25 @@ def test_an_orphaned_task_is_cancelled() -> None:
     scene.run(5.0)
     assert server.work.cancels == 1
     assert scene.at_rest() == []
+
+
+@EITHER
+def test_a_stopping_gateway_does_not_wait_for_driven_tasks(modern_client: bool) -> None:
+    scene, server = one("stdio")
+    made = driven(scene, modern_client).tool("task")
+    scene.run(3.0)
+    scene.world.feed("shutdown", 0.0)
+    scene.until(lambda: scene.world.stopped, 30)
+    assert made.answers <= 1 and len(server.asked("tools/call")) == 1
+
+
+def test_a_server_that_turns_legacy_is_not_asked_for_its_tasks() -> None:
+    """L1.10: the tool is never run again in silence, and a legacy server has no such task."""
+    scene, server = one("stdio", limits=msgspec.structs.replace(FAST, request_state_ttl_s=1e6))
+    client = modern(scene, {**WITH_TASKS, **FORM})
+    id = call(scene, client, "task").result["taskId"]
+    server.eras = ("legacy",)
+    server.crash()
+    scene.run(120.0)
+    assert ask(scene, client, "tasks/get", taskId=id).code in (-32601, -32602, -32603)
+    assert server.asked("tasks/get") == []

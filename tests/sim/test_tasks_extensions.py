@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fuzz.sim.scene import Scene
-from fuzz.sim.talk import Message
+from fuzz.sim.talk import META, Message
 from tests.sim.tasks_model import (
     BOTH,
     TASKS,
@@ -120,3 +120,33 @@ def test_ui_metadata_stays_as_it_is_and_unlisted_ui_resources_have_an_owner() ->
     tools = ask(scene, client, "tools/list").result["tools"]
     assert next(tool for tool in tools if tool["name"] == "b__echo")["_meta"] == {"ui": ui}
     assert ask(scene, legacy(scene), "resources/read", uri="ui://b/view").result["contents"][0]["text"]
+
+
+def test_lists_are_read_with_what_the_client_declares() -> None:
+    """N8, H24: settings go on, and each has lists of its own; clients without them share the plain ones."""
+    scene = scene_of({"a": ("http", ("modern",)), "b": ("stdio", ("legacy",))})
+    a = scene["a"]
+    assert isinstance(a, TaskServer)
+    a.ttl_ms = 600_000
+    scene.start().run(2.0)
+
+    def listed(declared: Message) -> Message:
+        seen = len(a.asked("tools/list"))
+        assert ask(scene, modern(scene, declared), "tools/list").result["tools"]
+        new = a.asked("tools/list")[seen:]
+        return {"none": True} if not new else new[0]["params"]["_meta"][META + "clientCapabilities"]
+
+    listed({})
+    assert listed({"sampling": {}, "extensions": {VENDOR: {}, "io.modelcontextprotocol/tasks": {}}}) == {
+        "none": True
+    }
+    assert listed({"sampling": {}, **DECLARED}) == {"extensions": {UI: HTML}}
+    assert listed(DECLARED) == {"none": True}
+    other: Message = {"extensions": {UI: {"mimeTypes": []}}}
+    assert listed(other) == other
+    for number in range(20):  # bounded
+        listed({"extensions": {UI: {"n": number}}})
+    assert listed({"extensions": {UI: {"n": 99}}}) == {"none": True}
+    assert call(scene, modern(scene, other), "a__echo").text
+    assert call(scene, modern(scene, other), "b__echo").text
+    assert scene.problems() == []
