@@ -14,7 +14,7 @@ PIP     := PIP_DISABLE_PIP_VERSION_CHECK=1
 export MCPGATE_SDK_PYTHON  ?= $(CURDIR)/$(SDK)/bin/python
 export MCPGATE_SDK1_PYTHON ?= $(CURDIR)/$(SDK1)/bin/python
 
-.PHONY: help demo test lint format bench fuzz conformance wheel clean
+.PHONY: help demo test lint format bench fuzz conformance matrix wheel clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -49,6 +49,9 @@ fuzz: $(STAMP)  ## run each fuzz target for FUZZ_S seconds (atheris must have a 
 conformance: $(STAMP)  ## run the official MCP conformance suite through the gateway (needs node)
 	@command -v npx >/dev/null || { echo "make conformance needs node (npx) on the PATH" >&2; exit 1; }
 	$(BIN)/python tests/conformance/run.py $(ARGS)
+
+matrix: $(STAMP) $(SDK)/.installed $(SDK1)/.installed  ## test every runner between every two transports; write docs/matrix.md
+	MCPGATE_MATRIX=all $(BIN)/python -m pytest tests/matrix $(ARGS)
 
 wheel: $(STAMP)  ## build the wheel into dist/
 	$(PIP) $(BIN)/python -m pip wheel -q --no-deps -w dist .

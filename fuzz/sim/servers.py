@@ -62,6 +62,7 @@ class ServerModel:
         self.get_stream = True
         self.leaves_streams_open = False
         self.never_acknowledges = False
+        self.forgets: dict[str, None] = {}  # methods that it answers as if the session were unknown
         self.sessions: dict[str, Talk] = {}
         self.gets: dict[str, HttpConn] = {}
         self._minted = 0
@@ -356,7 +357,7 @@ class HttpConn:
                 talk.end()
                 del server.sessions[id]
             self._refuse(200 if talk is not None else 404)
-        elif id is not None and talk is None:
+        elif id is not None and (talk is None or (message or {}).get("method") in server.forgets):
             self._refuse(404)
         elif self._method == "GET":
             self._get(id)

@@ -85,6 +85,7 @@ class ClientSession:
         self.calls: dict[LegacyCall, None] = {}
         self._questions: dict[int, Question] = {}
         # Lists and subscriptions that are being answered; and of the latter, which are still wanted.
+        self._declared: tuple[str, ...] = ()
         self._pending = 0
         self._subscribing: dict[str, bool] = {}
         self._next_question = 1
@@ -130,6 +131,7 @@ class ClientSession:
         self.relay.profile(self.client, lambda profile: self._welcome(request.id, outlet, profile))
 
     def _welcome(self, id: RequestId, outlet: Outlet, profile: Profile) -> None:
+        self._declared = tuple(profile.capabilities)
         result: Members = {
             "protocolVersion": jsonrpc.to_raw(self.revision.version),
             "capabilities": jsonrpc.encode_object(profile.capabilities),
@@ -437,7 +439,7 @@ class ClientSession:
         return self.log_level is None or (level in SEVERITIES and SEVERITIES.index(level) >= self.log_level)
 
     def _list_changed(self, kind: str) -> None:
-        if self.initialized:  # F4: nothing before that
+        if self.initialized and kind in self._declared:  # F4, F5: nothing before that, nothing else
             self.channel.send(jsonrpc.encode_notification(f"notifications/{kind}/list_changed", {}))
 
     def _updated(self, params: Members) -> None:

@@ -385,6 +385,8 @@ class HttpPool:
             self._open.pop(connection, None)
             if connection in self._idle:
                 self._idle.remove(connection)
+        elif connection.step is Step.IDLE and self._stopped:
+            connection.close()  # a farewell has been answered
         elif connection.step is Step.IDLE:
             self._idle.append(connection)
         self._pump()

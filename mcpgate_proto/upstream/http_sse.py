@@ -6,6 +6,7 @@ Must never: post to another origin than the stream's, resume (there is no such t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from urllib.parse import urljoin, urlsplit
 
 from mcpgate_proto.config import ServerConfig
@@ -119,13 +120,13 @@ class SseLink:
 
     # -- requests
 
-    def _post(self, message: bytes, request: int | None) -> None:
+    def _post(self, message: bytes, request: int | None, done: Callable[[], None] | None = None) -> None:
         if self._gone or self._endpoint is None:
             return
         headers = [*self._base, ("Content-Type", "application/json"), ("Accept", "application/json")]
         if self._version is not None:
             headers.append(("MCP-Protocol-Version", self._version))
-        posted = Posted(self, request)
+        posted = Posted(self, request, done)
         posted.ticket = self._pool.send(posted, "POST", headers, message, target=self._endpoint)
         posted.timer = self._hub.after(self._hub.limits.notify_timeout_s, "sse post", posted.expire)
         self._posts[posted] = None
@@ -136,6 +137,9 @@ class SseLink:
 
     def notify(self, message: bytes) -> None:
         self._post(message, None)
+
+    def introduce(self, message: bytes, done: Callable[[], None]) -> None:
+        self._post(message, None, done)
 
     def reply(self, message: bytes, origin: int | None) -> None:
         self._post(message, None)
@@ -199,8 +203,9 @@ class SseLink:
 class Posted:
     """The response to one POST: 2xx says that it arrived, the answer comes on the stream."""
 
-    def __init__(self, link: SseLink, request: int | None) -> None:
+    def __init__(self, link: SseLink, request: int | None, done: Callable[[], None] | None) -> None:
         self._link = link
+        self._done = done
         self.request = request
         self.ticket: Ticket | None = None
         self.timer: Timer | None = None
@@ -213,6 +218,9 @@ class Posted:
         if self.ticket is not None:
             self.ticket.abandon()
         self._link.posted(self)
+        done, self._done = self._done, None
+        if done is not None:
+            done()
 
     def expire(self) -> None:
         self.drop()

@@ -84,7 +84,13 @@ class LegacySession(UpstreamSession):
         self.instructions = values.text_of(answer, "instructions") or ""
         self.server_info = jsonrpc.detach(answer.get("serverInfo", EMPTY))
         self.link.speak(version)
-        self.link.notify(jsonrpc.encode_notification("notifications/initialized", {}))
+        # F1: nothing but pings goes before it; where each message has a connection of its own, it has to have
+        # arrived before the next is sent.
+        self.link.introduce(jsonrpc.encode_notification("notifications/initialized", {}), self._introduced)
+
+    def _introduced(self) -> None:
+        if self.over or self.ready:
+            return
         self.link.listen()
         self.ready = self.was_ready = True
         self.host.session_ready(self)

@@ -7,6 +7,7 @@ Must never: know a revision's messages.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 from typing import Protocol
 
@@ -63,6 +64,9 @@ class Link(Protocol):
     def start(self) -> None: ...
     def request(self, outgoing: Outgoing) -> None: ...
     def notify(self, message: bytes) -> None: ...
+    def introduce(self, message: bytes, done: Callable[[], None]) -> None:
+        """As `notify`; `done` once nothing that is sent after it can arrive before it."""
+
     def reply(self, message: bytes, origin: int | None) -> None: ...
     def unsent(self, request: int) -> bool:
         """The server cannot have seen the request yet, and will not once it is abandoned."""

@@ -41,10 +41,10 @@ class LinkMaker:
             return SseLink(hub, config, _NOBODY, self._http)
         return HttpLink(hub, config, _NOBODY, self._http)
 
-    def fall_back(self, status: int) -> bool:
+    def fall_back(self, link: Link, status: int) -> bool:
         """F13: where a POST of `initialize` gets 400, 404 or 405, the server may be one of 2024: from now on
-        its event stream is tried. True if that is new."""
-        if self._config.transport != "http" or self.uses_sse or status not in (400, 404, 405):
+        its event stream is tried. True if `link` had not tried it (several may hear of it at one time)."""
+        if self._config.transport != "http" or isinstance(link, SseLink) or status not in (400, 404, 405):
             return False
         self.uses_sse = True
         return True

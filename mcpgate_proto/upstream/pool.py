@@ -494,7 +494,9 @@ class UpstreamServer:
             self._waiting.refuse_all(self._down())
 
     def _older_transport(self, session: UpstreamSession, fault: Fault) -> bool:
-        return session.era is Era.LEGACY and not self._proven and self._links.fall_back(fault.code)
+        if session.era is not Era.LEGACY or (self._proven and not self._links.uses_sse):
+            return False
+        return self._links.fall_back(session.link, fault.code)
 
     def _trial_failed(self, session: UpstreamSession, fault: Fault) -> bool:
         """A first session of an era that was not known: what its refusal teaches."""

@@ -292,6 +292,10 @@ class SocketLink:
         if self._framing is not None and self._conn is not None and not self._gone:
             self._conn.write(self._framing.wrap(message))
 
+    def introduce(self, message: bytes, done: Callable[[], None]) -> None:
+        self.notify(message)
+        done()
+
     def reply(self, message: bytes, origin: int | None) -> None:
         self.notify(message)
 

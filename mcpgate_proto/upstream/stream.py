@@ -7,6 +7,7 @@ Must never: treat stderr or a line that is not JSON as failure of the protocol (
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 
 from mcpgate_proto.config import ServerConfig
@@ -69,6 +70,10 @@ class ChildLink:
 
     def notify(self, message: bytes) -> None:
         self._send(message)
+
+    def introduce(self, message: bytes, done: Callable[[], None]) -> None:
+        self.notify(message)
+        done()
 
     def reply(self, message: bytes, origin: int | None) -> None:
         self._send(message)

@@ -7,6 +7,8 @@ Must never: know what the messages mean, retry a request, follow a redirect, rel
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from mcpgate_proto.config import ServerConfig
 from mcpgate_proto.hub import Hub
 from mcpgate_proto.timers import Timer
@@ -44,6 +46,8 @@ class Post:
         self._json = False
         self._timer: Timer | None = None
         self.abandoned = False
+        # Called once the server has taken the message, or never will.
+        self.done: Callable[[], None] | None = None
 
     # -- Receiver
 
@@ -170,6 +174,9 @@ class Post:
 
     def settle(self) -> None:
         """Nothing more is waited for."""
+        done, self.done = self.done, None
+        if done is not None:
+            self.link.hub.after(0.0, "introduced", done)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -314,6 +321,13 @@ class HttpLink:
 
     def notify(self, message: bytes) -> None:
         post = Post(self, None)
+        self._others[post] = None
+        self._post(post, message, (), False)
+        post.expire(self.hub.limits.notify_timeout_s)
+
+    def introduce(self, message: bytes, done: Callable[[], None]) -> None:
+        post = Post(self, None)
+        post.done = done
         self._others[post] = None
         self._post(post, message, (), False)
         post.expire(self.hub.limits.notify_timeout_s)

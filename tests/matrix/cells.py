@@ -145,6 +145,12 @@ class Gate:
         self.control.stop(grace_s)
         self.records.first(lambda record: record.event == "stopping", "the stop")
 
+    def settle(self) -> None:
+        """Wait until the runner has done all that it was at."""
+        done = threading.Event()
+        self.control.call(lambda body: done.set())
+        assert done.wait(WAIT_S), "the runner does not do what it is asked"
+
     def ended(self) -> None:
         """Wait for the run to return, as it should."""
         self._thread.join(WAIT_S)

@@ -15,7 +15,7 @@ from tests.matrix import cells
 from tests.matrix.behaviour import STEPS, TOOLS, Heard, ModelServer
 from tests.matrix.cells import ALL, RUNNERS, TRANSPORTS, Cell, Gate, cell_running, running, until
 from tests.matrix.clients import ELICITATION, ModelClient
-from tests.matrix.servers import HttpUnixUpstream, Upstream
+from tests.matrix.servers import SERVERS, HttpUnixUpstream, Upstream
 
 MB = 1 << 20
 PAGE = Path(__file__).parents[2] / "docs" / "matrix.md"
@@ -200,6 +200,22 @@ def test_http_on_unix_sockets(runner: str, era: str) -> None:
         assert client.call("echo", text="x" * MB) == "x" * MB
         dead_server(gate, up, client)
         orderly_stop(gate, up.model, client)
+
+
+@pytest.mark.parametrize("up", ["http", "sse"])
+def test_nothing_overtakes_initialized(up: str) -> None:
+    """F1: where each message has a connection of its own, the first request waits until the server has taken
+    `notifications/initialized`."""
+    model = ModelServer("legacy")
+    model.welcoming.clear()
+    ready = lambda record: record.event == "server_ready"  # noqa: E731
+    with running("asyncio", "unix", lambda folder: SERVERS[up](model, folder)) as (gate, _):
+        heard(model, "notification", "notifications/initialized")
+        gate.settle()
+        early = gate.records.all(ready)
+        model.welcoming.set()
+        assert not early
+        gate.records.first(ready, "the server to be ready")
 
 
 # -- the choice and the table

@@ -44,7 +44,7 @@ def test_lists_are_merged_in_the_order_of_the_config(order: str) -> None:
     scene[order[0]].start_delay = 1.0  # it comes last, and is first all the same
     up(scene)
     for client in (scene.legacy(), scene.modern()):
-        first, second = order
+        first, second = order[0], order[1]
         told = names(scene.done(client.request("tools/list")))
         assert told == [
             f"{first}__echo",
@@ -141,6 +141,8 @@ def test_foreign_tampered_and_stale_cursors_are_refused() -> None:
     scene = up(small(scene_of(page_size=1)))
     client, other, local = scene.legacy(), scene.modern(), scene.modern_pipe()
     cursor = scene.done(client.request("tools/list")).result["nextCursor"]
+
+    wrong: Any
 
     def refused(asker: Any, method: str, told: object) -> bool:
         return scene.done(asker.request(method, {"cursor": told})).code == -32602
@@ -356,7 +358,8 @@ def test_the_server_member_is_an_explicit_route_for_local_callers() -> None:
         assert call.text == f"{local.name}/x"
         job = scene["b"].job(f"{local.name}/x")
         assert job is not None and "_server" not in job.params, "it is not forwarded"
-        for wrong in ("nobody", 5, "", None, {}):
+        odd: tuple[Any, ...] = ("nobody", 5, "", None, {})
+        for wrong in odd:
             refused = scene.done(local.request("tools/call", {**params, "_server": wrong}))
             assert refused.code == -32602
 

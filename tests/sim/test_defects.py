@@ -517,3 +517,50 @@ def test_each_question_of_a_cancelled_call_is_taken_back() -> None:
     scene.run(1.0)
     taken = [note["params"]["requestId"] for _, note in client.notes if note["method"].endswith("cancelled")]
     assert sorted(taken) == sorted(question["id"] for question in client.questions)
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="upstream/legacy.py `cancel`: the quarantine of a lease ends after `lease_wait_s` whether or not "
+    "the server has answered the cancelled call; what it asks after that is put to the next client",
+)
+def test_a_question_that_comes_long_after_its_call_was_cancelled_goes_to_nobody() -> None:
+    """L0.4: where it is not certain whose a question is, it is refused. A slow pipe is enough for that."""
+    scene = Scene({"one": ("stdio", LEGACY)}).start()
+    question = {"message": "for the first", "requestedSchema": {"type": "object", "properties": {}}}
+
+    def late(job: Job) -> None:
+        def ask() -> None:
+            job.ask("elicitation/create", question)
+
+        scene.world.after(FAST.lease_wait_s + 5.0, ask)  # it does not heed the cancellation
+
+    scene.only.script("late", late)
+    first, second = scene.modern(capabilities=FORM), scene.modern(capabilities=FORM)
+    call = first.tool("late")
+    scene.until(lambda: scene.only.calls, 10)
+    first.cancel(call)
+    scene.run(FAST.lease_wait_s + 1.0)
+    second.tool("slow", token="t", steps=20, every=1.0)
+    scene.run(15.0)
+    assert second.questions == []
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="upstream/http_sse.py `unsent` is always False: a post that waits for its connection is not taken "
+    "back, and goes out after the cancellation has overtaken it",
+)
+def test_a_cancelled_call_whose_post_was_not_sent_yet_is_not_sent() -> None:
+    """I6, over HTTP+SSE."""
+    scene = Scene({"one": ("sse", LEGACY)}, listeners=("http", "stdio")).start()
+    client = scene.legacy_pipe()
+    warm = client.tool("silent")
+    scene.run(10.0)  # the pool's idle connections are retired meanwhile
+    assert not warm.settled
+    scene.net.faults = msgspec.structs.replace(scene.net.faults, delay=(1.0, 1.0))
+    call = client.tool("echo")
+    scene.run(0.1)
+    client.cancel(call)
+    scene.run(10.0)
+    assert [job.nonce for job in scene.only.calls] == [warm.nonce]

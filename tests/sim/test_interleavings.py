@@ -227,7 +227,7 @@ def verdict(play: Play) -> None:
     assert scene.at_rest() == []
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(20))
 def test_every_request_has_one_answer_and_every_answer_its_owner(seed: int) -> None:
     play = Play(seed)
     play.go()
@@ -237,7 +237,7 @@ def test_every_request_has_one_answer_and_every_answer_its_owner(seed: int) -> N
 def test_the_seeds_reach_what_they_are_for() -> None:
     """Answers that arrive, rounds that end, retries that are refused, calls that are parked."""
     told = ends = refused = parked = 0
-    for seed in range(12):
+    for seed in range(8):
         play = Play(seed)
         play.go()
         told += len(play.quiz.told)
@@ -245,4 +245,4 @@ def test_the_seeds_reach_what_they_are_for() -> None:
         calls = [call for client in play.clients for call in client.calls if "requestState" in call.params]
         refused += sum(1 for call in calls if call.code == -32602)
         parked += play.scene.world.snapshot().counters.get("parked", 0)
-    assert told > 50 and ends > 50 and refused > 10 and parked > 20
+    assert told > 30 and ends > 30 and refused > 5 and parked > 10

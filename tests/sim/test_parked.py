@@ -6,6 +6,8 @@ Must never: retry in a way that the model client would not notice; every retry h
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import msgspec
 import pytest
@@ -32,6 +34,9 @@ def quiz(*batches: int, gap: float = 0.0) -> Callable[[Job], None]:
         told: list[str] = []
         left = list(batches)
 
+        def ask(params: Message, got: Callable[[Message], None]) -> None:
+            job.ask("elicitation/create", params, got)
+
         def more() -> None:
             if not left:
                 job.say(told=told)
@@ -46,10 +51,7 @@ def quiz(*batches: int, gap: float = 0.0) -> Callable[[Job], None]:
                     more()
 
             for number in range(size):
-                params = question(f"{len(told)}+{number}")
-                job.later(
-                    gap * number, lambda params=params: job.ask("elicitation/create", params, got) and None
-                )  # type: ignore[misc]
+                job.later(gap * number, partial(ask, question(f"{len(told)}+{number}"), got))
 
         more()
 
@@ -57,7 +59,7 @@ def quiz(*batches: int, gap: float = 0.0) -> Callable[[Job], None]:
 
 
 def parked(
-    scene: Scene, tool: str, capabilities: Message = FORM, **args: object
+    scene: Scene, tool: str, capabilities: Message = FORM, **args: Any
 ) -> tuple[ModernHttp, Call, dict[str, Message]]:
     """A call whose first round has ended with questions: the client, the call, what is asked by key."""
     client = scene.modern(capabilities=capabilities)
@@ -155,6 +157,21 @@ def test_missing_answers_are_asked_for_again_and_the_others_kept() -> None:
     assert scene.only.replies == [], "the server hears nothing before all is there"
     last = client.retry(again, {keys[1]: accept("b"), keys[2]: accept("c")})
     assert sorted(scene.done(last).result["structuredContent"]["told"]) == ["a", "b", "c"]
+
+
+def test_a_state_is_used_up_also_by_a_retry_with_missing_answers() -> None:
+    """L1.6."""
+    scene = one()
+    scene.only.script("quiz", quiz(2))
+    client, call, asked = parked(scene, "quiz")
+    first, second = asked
+    again = client.retry(call, {first: accept("a")})
+    scene.until(lambda: again.over, 10)
+    replayed = scene.done(client.retry(call, {first: accept("x"), second: accept("x")}))
+    assert replayed.error["code"] == -32602
+    assert scene.only.replies == []
+    done = scene.done(client.retry(again, {second: accept("b")}))
+    assert sorted(done.result["structuredContent"]["told"]) == ["a", "b"]
 
 
 @pytest.mark.parametrize("answers", [None, {}], ids=["without", "empty"])
@@ -316,7 +333,8 @@ def test_a_state_that_was_tampered_with_is_refused() -> None:
         wrong = client.retry(call, answers, state=state)
         scene.until(lambda wrong=wrong: wrong.over, 10)  # type: ignore[misc]
         assert wrong.error["code"] == -32602, state
-    for state in (7, None, {}, ["x"]):
+    odd: tuple[Any, ...] = (7, None, {}, ["x"])
+    for state in odd:
         params = {name: one for name, one in call.params.items() if name != "_meta"}
         wrong = client.request(call.method, {**params, "inputResponses": answers, "requestState": state})
         scene.until(lambda wrong=wrong: wrong.over, 10)  # type: ignore[misc]

@@ -80,8 +80,6 @@ class Front:
 class Back:
     """A target that hears each answer once, and one cancellation at most."""
 
-    exclusive = True
-
     def __init__(self) -> None:
         self.begun = 0
         self.cancelled = 0
@@ -243,7 +241,10 @@ class Case:
         self.bound = bound
         self.parked: Parked | None = None
         self.states: list[int] = []
-        self.ended = False
+
+    @property
+    def over(self) -> bool:
+        return self.exchange.phase is Phase.DONE
 
 
 class ParkingMachine(RuleBasedStateMachine):
@@ -337,11 +338,11 @@ class ParkingMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.cases)
     def ask_more(self, which: int, count: int) -> None:
         case = self.some(which)
-        if case.exchange.phase is Phase.DONE:
+        if case.over:
             return
         asks = self.asks(case, count)
         case.exchange.ask(asks, None)
-        if case.parked is None and case.exchange.phase is not Phase.DONE:
+        if case.parked is None and not case.over:
             self.park(case, asks)
 
     @rule(which=st.integers(0, 7), key=st.integers(0, 5))

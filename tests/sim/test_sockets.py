@@ -5,6 +5,8 @@ Must never: know how the bytes look; the model peers have their own codecs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from fuzz.sim.checkers import Checkers
@@ -18,7 +20,7 @@ CLIENTS = ("legacy ws", "modern ws", "legacy sse", "legacy unix", "modern unix",
 
 
 def client_of(scene: Scene, kind: str) -> AnyClient:
-    made: AnyClient = {
+    makers: dict[str, Callable[..., AnyClient]] = {
         "legacy ws": scene.legacy_ws,
         "modern ws": scene.modern_ws,
         "legacy sse": scene.legacy_sse,
@@ -26,8 +28,8 @@ def client_of(scene: Scene, kind: str) -> AnyClient:
         "modern unix": lambda **options: scene.modern_pipe(listener="unix", **options),
         "modern http": scene.modern,
         "legacy http": scene.legacy,
-    }[kind](capabilities=FORM)
-    return made
+    }
+    return makers[kind](capabilities=FORM)
 
 
 @pytest.mark.parametrize(("transport", "eras"), SERVERS, ids=NAMES)
