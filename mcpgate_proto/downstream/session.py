@@ -400,15 +400,14 @@ class ClientSession:
                 reply = lambda given: after.reply(key, given)  # noqa: E731
                 self._questions[number] = msgspec.structs.replace(question, call=after, answer=reply)
 
-    def withdraw(self, keep: Callable[[Question], bool]) -> bytes | None:
-        """Drop questions; the message tells the client of the last of them (legal in legacy: L2.5)."""
-        told = None
+    def withdraw(self, keep: Callable[[Question], bool]) -> list[bytes]:
+        """Drop questions; the messages tell the client of it (legal in legacy: L2.5)."""
+        told = []
         for number, question in list(self._questions.items()):
             if not keep(question):
                 del self._questions[number]
-                told = jsonrpc.encode_notification(
-                    "notifications/cancelled", {"requestId": Raw(b"%d" % number)}
-                )
+                params = {"requestId": Raw(b"%d" % number)}
+                told.append(jsonrpc.encode_notification("notifications/cancelled", params))
         return told
 
     # -- outside a call (Audience)
@@ -425,8 +424,7 @@ class ClientSession:
         return True
 
     def withdrawn_outside(self, ask: Ask) -> None:
-        told = self.withdraw(lambda question: question.ask is not ask)
-        if told is not None:
+        for told in self.withdraw(lambda question: question.ask is not ask):
             self.channel.send(told)
 
     def logged_outside(self, params: Members) -> None:
@@ -505,8 +503,7 @@ class LegacyCall:
         self.done = True
         self.session.calls.pop(self, None)
         self.outlet.hold(self._reason, False)
-        told = self.session.withdraw(lambda question: question.call is not self)
-        if told is not None:
+        for told in self.session.withdraw(lambda question: question.call is not self):
             self.outlet.notify(told)
 
     def progressed(self, params: Members) -> None:
@@ -597,8 +594,7 @@ class LegacyCall:
             self.exchange.answer(key, given)
 
     def withdrawn(self, key: str) -> None:
-        told = self.session.withdraw(lambda question: question.call is not self or question.key != key)
-        if told is not None:
+        for told in self.session.withdraw(lambda question: question.call is not self or question.key != key):
             self.outlet.notify(told)
 
     def moved(self, key: str, to: Caller) -> None:

@@ -150,7 +150,10 @@ class SseLink:
             self.owner.link_lost(request, loss, status)
 
     def unsent(self, request: int) -> bool:
-        return False
+        return any(
+            posted.request == request and posted.ticket is not None and not posted.ticket.sent
+            for posted in self._posts
+        )
 
     def abandon(self, request: int) -> None:
         self._open.done(request)

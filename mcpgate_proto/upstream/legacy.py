@@ -19,7 +19,7 @@ from mcpgate_proto.relay.exchange import Answer, Ask, Audience, Carry, Exchange,
 from mcpgate_proto.timers import Timer
 from mcpgate_proto.upstream.keys import PoolKey
 from mcpgate_proto.upstream.link import Link, Outgoing
-from mcpgate_proto.upstream.session import EMPTY, LIST_CHANGED, Host, UpstreamSession
+from mcpgate_proto.upstream.session import EMPTY, LIST_CHANGED, RETIRED, Host, UpstreamSession
 from mcpgate_proto.wire import jsonrpc, values
 from mcpgate_proto.wire.jsonrpc import Raw
 
@@ -173,13 +173,25 @@ class LegacySession(UpstreamSession):
             # The server may still ask for this call; until it has answered, or long enough, what it asks
             # must not reach another client (L0.4).
             wait_s = self.hub.limits.lease_wait_s
-            self._quarantine[number] = self.hub.after(wait_s, "lease", lambda: self._release(number))
+            self._quarantine[number] = self.hub.after(wait_s, "lease", lambda: self._unanswered(number))
         params = {"requestId": Raw(b"%d" % number)}
         if reason:
             params["reason"] = jsonrpc.to_raw(reason[:200])
         self.link.notify(jsonrpc.encode_notification("notifications/cancelled", params))
         # Over HTTP the answer stream may still end in good order; not for ever.
         self.hub.after(self.hub.limits.close_timeout_s, "cancelled call", lambda: self.link.abandon(number))
+
+    def _unanswered(self, number: int) -> None:
+        """The cancelled call was never answered (nor has it to be: G23), so its questions may still come. The
+        channel stays with its client; where clients have no name, it is given up once nothing is on it."""
+        if self.lease != "*":
+            del self._quarantine[number]
+            self.kept_for = self.lease or ""
+        elif not self.calls:
+            self.end(RETIRED, None)
+        else:
+            again_s = self.hub.limits.lease_wait_s
+            self._quarantine[number] = self.hub.after(again_s, "lease", lambda: self._unanswered(number))
 
     def _release(self, number: int) -> None:
         timer = self._quarantine.pop(number, None)

@@ -53,7 +53,8 @@ class ModernSession(UpstreamSession):
         self._polls: dict[Exchange, Timer] = {}
 
     def link_up(self) -> None:
-        self.request("server/discover", {}, self.discovered)
+        # The era is known; one that does not answer is started afresh rather than waited for.
+        self.request("server/discover", {}, self.discovered, self.hub.limits.probe_timeout_s)
 
     def discovered(self, answer: Members | Fault) -> None:
         if isinstance(answer, Fault):

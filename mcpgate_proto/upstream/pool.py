@@ -25,7 +25,7 @@ from mcpgate_proto.upstream.link import Link
 from mcpgate_proto.upstream.links import LinkMaker
 from mcpgate_proto.upstream.modern import ModernSession
 from mcpgate_proto.upstream.probe import Finding, Probe, refused_modern, teaches
-from mcpgate_proto.upstream.session import FORGOTTEN, Done, UpstreamSession
+from mcpgate_proto.upstream.session import FORGOTTEN, RETIRED, Done, UpstreamSession
 from mcpgate_proto.upstream.supervisor import Supervisor
 from mcpgate_proto.upstream.waiting import Got, Session, Waiter, WaitingRoom
 from mcpgate_proto.upstream.watches import Watches
@@ -293,7 +293,7 @@ class UpstreamServer:
         # Started before anybody asked: the first principal that needs it makes it its own.
         return (
             mine.principal is None
-            and not session.busy
+            and not (session.ready and session.busy)
             and msgspec.structs.replace(mine, principal=key.principal, owner=key.owner) == key
         )
 
@@ -404,6 +404,9 @@ class UpstreamServer:
     def client_gone(self, client: Client) -> None:
         for session in list(self.sessions):
             session.users.pop(client.key, None)
+            if session.kept_for == client.key:
+                session.end(RETIRED, None)
+                continue
             if self.config.isolation == "session" and session.key.owner == client.key:
                 session.end("its client is gone", None)
 
@@ -471,7 +474,11 @@ class UpstreamServer:
                 self._open(session.key)
             return
         if fault is not None and self._trial_failed(session, fault):
+            self._warm_up()
             self._waiting.pump()
+            self.listener.server_up(
+                self.name, None
+            )  # in the other era, for clients who wait for it in this one
             return
         self.hub.emit("notice", "server_session_over", server=self.name, reason=reason, **_stderr(session))
         if reason == FORGOTTEN and self.hub.now - session.began_at >= 1.0:
@@ -544,7 +551,7 @@ class UpstreamServer:
 
 IDLE = "it was idle"
 # Ends that are no failures.
-QUIET = (IDLE, "another client needs its place", "its client is gone")
+QUIET = (IDLE, RETIRED, "another client needs its place", "its client is gone")
 
 
 def _always() -> bool:

@@ -23,7 +23,7 @@ from mcpgate_proto.upstream.link import Link, Loss, Outgoing
 from mcpgate_proto.wire import jsonrpc, values
 from mcpgate_proto.wire.jsonrpc import Raw
 
-__all__ = ["FORGOTTEN", "Done", "Host", "UpstreamSession"]
+__all__ = ["FORGOTTEN", "RETIRED", "Done", "Host", "UpstreamSession"]
 
 Done = Callable[[Members | Fault], None]
 
@@ -31,6 +31,8 @@ EMPTY = values.EMPTY
 # Why a session is over when its server has forgotten it: no failure, and what was refused for it was not
 # carried out (D10).
 FORGOTTEN = "it no longer knows our session"
+# A channel that may still carry a question of a cancelled call, and whose client is gone.
+RETIRED = "its channel cannot be lent again"
 LIST_CHANGED = {
     "notifications/tools/list_changed": "tools",
     "notifications/prompts/list_changed": "prompts",
@@ -86,6 +88,8 @@ class UpstreamSession:
         self._next = 1
         # The client whose interactive calls hold the channel, and how many.
         self.lease: str | None = None
+        # The one client that the channel stays with, because a cancelled call of it was never answered.
+        self.kept_for = ""
         self._leased = 0
         # Clients that have used this session, for what a server says outside a call.
         self.users: dict[str, Audience] = {}

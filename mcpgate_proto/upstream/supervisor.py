@@ -41,6 +41,8 @@ class Supervisor:
 
     def failed(self, reason: str) -> None:
         limits = self._hub.limits
+        if self._timer is not None:
+            return  # the same trouble, seen by another session
         if self._up_since is not None and self._hub.now - self._up_since >= limits.restart_last_s:
             self.failures = 0
         self._up_since = None

@@ -431,11 +431,6 @@ def test_a_cancelled_call_whose_request_was_not_sent_yet_is_not_sent() -> None:
     assert [job.nonce for job in scene.only.calls] == [warm.nonce]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="upstream/pool.py `_fits`: a session that shakes hands is `busy` with its own initialize, so it "
-    "fits nobody who waits, and a second process is started",
-)
 def test_a_launcher_starts_once_though_somebody_waits_for_it() -> None:
     """Probed eras are remembered, and the probe's process becomes the first session."""
     scene = Scene({"one": ("stdio", LEGACY)}).start()
@@ -444,11 +439,6 @@ def test_a_launcher_starts_once_though_somebody_waits_for_it() -> None:
     assert len(scene.net.spawned) == 1
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="upstream/supervisor.py `failed`: two sessions that end of one cause count as two failures, which "
-    "opens the circuit; while a retry is due, a further failure is no news",
-)
 def test_a_crash_of_a_server_with_two_sessions_is_one_failure() -> None:
     """The first failure may be an accident: callers wait for the restart."""
     scene = Scene({"one": ("stdio", LEGACY)}, listeners=("http", "stdio")).start()
@@ -461,11 +451,6 @@ def test_a_crash_of_a_server_with_two_sessions_is_one_failure() -> None:
     assert call.text == call.nonce
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="upstream/pool.py `session_over`: after `_trial_failed` only waiters are served; a warm server "
-    "that nobody waits for is left without a session, for ever",
-)
 def test_a_modern_server_whose_probe_was_late_comes_up_all_the_same() -> None:
     """F15, F16: taken for legacy, it refuses `initialize` as a modern server does."""
     scene = Scene({"one": ("stdio", MODERN)})
@@ -477,11 +462,6 @@ def test_a_modern_server_whose_probe_was_late_comes_up_all_the_same() -> None:
     assert scene.world.snapshot().servers[0].state == "connected"
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="upstream/pool.py `_trial_failed`: that the server lacks the era is not told (`server_up`), "
-    "though from then on the lists of clients of that era have its items",
-)
 def test_a_legacy_client_hears_of_a_server_once_it_is_known_to_be_modern_only() -> None:
     """Servers that come later appear by list_changed."""
     scene = Scene({"slow": ("stdio", MODERN), "quick": ("stdio", MODERN)}).start()
@@ -495,11 +475,6 @@ def test_a_legacy_client_hears_of_a_server_once_it_is_known_to_be_modern_only() 
     assert "notifications/tools/list_changed" in [note["method"] for _, note in client.notes[before:]]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="downstream/session.py `withdraw`: of several questions that are dropped only the last one's "
-    "notifications/cancelled is returned and sent",
-)
 def test_each_question_of_a_cancelled_call_is_taken_back() -> None:
     """L2.5: the client cancels its call while it is being asked twice."""
 
@@ -519,11 +494,6 @@ def test_each_question_of_a_cancelled_call_is_taken_back() -> None:
     assert sorted(taken) == sorted(question["id"] for question in client.questions)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="upstream/legacy.py `cancel`: the quarantine of a lease ends after `lease_wait_s` whether or not "
-    "the server has answered the cancelled call; what it asks after that is put to the next client",
-)
 def test_a_question_that_comes_long_after_its_call_was_cancelled_goes_to_nobody() -> None:
     """L0.4: where it is not certain whose a question is, it is refused. A slow pipe is enough for that."""
     scene = Scene({"one": ("stdio", LEGACY)}).start()
@@ -546,11 +516,6 @@ def test_a_question_that_comes_long_after_its_call_was_cancelled_goes_to_nobody(
     assert second.questions == []
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="upstream/http_sse.py `unsent` is always False: a post that waits for its connection is not taken "
-    "back, and goes out after the cancellation has overtaken it",
-)
 def test_a_cancelled_call_whose_post_was_not_sent_yet_is_not_sent() -> None:
     """I6, over HTTP+SSE."""
     scene = Scene({"one": ("sse", LEGACY)}, listeners=("http", "stdio")).start()
