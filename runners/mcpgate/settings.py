@@ -166,6 +166,8 @@ class _Reader:
             prefix=gateway.text("prefix", "auto", ("auto", "always", "never")),  # type: ignore[arg-type]
             name_chars=gateway.whole("name_chars", 64, least=16, most=128),
             page_size=gateway.whole("page_size", 1000, least=1, most=10_000),
+            drive_tasks=gateway.flag("drive_tasks", True),
+            legacy_tasks=gateway.flag("legacy_tasks", False),
             sealing_key=self._sealing_key(gateway.text("sealing_key")),
             sealing_key_id=gateway.text("sealing_key_id", "0"),
             version=__version__,
