@@ -11,11 +11,11 @@ from typing import Protocol
 
 from mcpgate_proto.config import ServerConfig
 from mcpgate_proto.effects import Address, Peer, TlsFacts, TlsOptions
-from mcpgate_proto.hub import Connection, Hub
+from mcpgate_proto.hub import Hub
 from mcpgate_proto.timers import Timer
-from mcpgate_proto.upstream.channel import OpenRequests
+from mcpgate_proto.upstream.channel import ChannelLink
 from mcpgate_proto.upstream.http_pool import GivenUp, Origin, is_numeric
-from mcpgate_proto.upstream.link import LinkOwner, Outgoing
+from mcpgate_proto.upstream.link import LinkOwner
 from mcpgate_proto.wire import http1_client, jsonrpc, lines
 from mcpgate_proto.wire import websocket as ws
 from mcpgate_proto.wire import websocket_handshake as handshake
@@ -99,25 +99,19 @@ class WebSocketFraming:
         return self._codec.ping()
 
 
-class SocketLink:
+class SocketLink(ChannelLink):
     """One connection to one server. Implements `upstream.link.Link` and `hub.Handler`."""
 
-    single_channel = True
-
     def __init__(self, hub: Hub, config: ServerConfig, owner: LinkOwner) -> None:
+        super().__init__()
         self._hub = hub
         self._config = config
         self.owner = owner
-        self.pid: int | None = None
-        self.last_stderr: list[str] = []
-        self.failure = ""
         self._origin = Origin.parse(config.url) if config.transport == "websocket" else None
         self._addresses: list[Address] = []
-        self._conn: Connection | None = None
         self._upgrade: handshake.UpgradeReader | None = None
         self._key = ""
         self._framing: Framing | None = None
-        self._open = OpenRequests(self._pause)
         self._timer: Timer | None = None
         self._heard_at = 0.0
         self._gone = False
@@ -283,53 +277,9 @@ class SocketLink:
 
     # -- Link
 
-    def request(self, outgoing: Outgoing) -> None:
-        if not outgoing.pinned:
-            self._open.add(outgoing.id)
-        self.notify(outgoing.message)
-
     def notify(self, message: bytes) -> None:
         if self._framing is not None and self._conn is not None and not self._gone:
             self._conn.write(self._framing.wrap(message))
-
-    def introduce(self, message: bytes, done: Callable[[], None]) -> None:
-        self.notify(message)
-        done()
-
-    def reply(self, message: bytes, origin: int | None) -> None:
-        self.notify(message)
-
-    def unsent(self, request: int) -> bool:
-        return False
-
-    def abandon(self, request: int) -> None:
-        self._open.done(request)
-
-    def throttle(self, request: int, on: bool) -> None:
-        self._open.throttle(request, on)
-
-    def _pause(self, on: bool) -> None:
-        if self._conn is None:
-            return
-        if on:
-            self._conn.hold("clients are slow")
-        else:
-            self._conn.release("clients are slow")
-
-    def congested(self) -> bool:
-        return self._conn is not None and self._conn.pressed
-
-    def full(self) -> bool:
-        return self._conn is not None and self._conn.full
-
-    def expect_session(self) -> None:
-        """The socket is the session."""
-
-    def speak(self, version: str) -> None:
-        """A socket carries no version."""
-
-    def listen(self) -> None:
-        """One channel, already open."""
 
     def stop(self) -> None:
         self._down("stopped")

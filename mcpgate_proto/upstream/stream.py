@@ -7,15 +7,14 @@ Must never: treat stderr or a line that is not JSON as failure of the protocol (
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from enum import Enum
 
 from mcpgate_proto.config import ServerConfig
 from mcpgate_proto.effects import Peer, TlsFacts
-from mcpgate_proto.hub import Connection, Hub
+from mcpgate_proto.hub import Hub
 from mcpgate_proto.timers import Timer
-from mcpgate_proto.upstream.channel import OpenRequests
-from mcpgate_proto.upstream.link import LinkOwner, Outgoing
+from mcpgate_proto.upstream.channel import ChannelLink
+from mcpgate_proto.upstream.link import LinkOwner
 from mcpgate_proto.wire import jsonrpc, lines
 
 __all__ = ["ChildLink"]
@@ -33,25 +32,19 @@ class Stage(Enum):
     GONE = "gone"
 
 
-class ChildLink:
+class ChildLink(ChannelLink):
     """One child of one server. When it ends, the owner makes a new one."""
 
-    single_channel = True
-
     def __init__(self, hub: Hub, config: ServerConfig, owner: LinkOwner) -> None:
+        super().__init__()
         self._hub = hub
         self._config = config
         self.owner = owner
         self.stage = Stage.NEW
-        self.pid: int | None = None
-        self._conn: Connection | None = None
         self._lines = lines.LineDecoder(hub.limits.message_bytes)
         self._stderr = lines.LineDecoder(hub.limits.stderr_line_bytes)
-        self.last_stderr: list[str] = []
-        self.failure = ""
         self._garbage = 0
         self._spoke = False
-        self._open = OpenRequests(self._pause)
         self._status: int | None = None
         self._step: Timer | None = None
 
@@ -63,56 +56,9 @@ class ChildLink:
         argv = (config.command, *config.args)
         self._conn = self._hub.spawn(self, argv, config.env, config.cwd, config.pin, config.process_limits)
 
-    def request(self, outgoing: Outgoing) -> None:
-        if not outgoing.pinned:
-            self._open.add(outgoing.id)  # a listen waits for nothing in particular
-        self._send(outgoing.message)
-
     def notify(self, message: bytes) -> None:
-        self._send(message)
-
-    def introduce(self, message: bytes, done: Callable[[], None]) -> None:
-        self.notify(message)
-        done()
-
-    def reply(self, message: bytes, origin: int | None) -> None:
-        self._send(message)
-
-    def _send(self, message: bytes) -> None:
         if self._conn is not None and self.stage is Stage.UP:
             self._conn.write([message, b"\n"])
-
-    def unsent(self, request: int) -> bool:
-        return False
-
-    def abandon(self, request: int) -> None:
-        self._open.done(request)
-
-    def throttle(self, request: int, on: bool) -> None:
-        self._open.throttle(request, on)
-
-    def _pause(self, on: bool) -> None:
-        if self._conn is None:
-            return
-        if on:
-            self._conn.hold("clients are slow")
-        else:
-            self._conn.release("clients are slow")
-
-    def congested(self) -> bool:
-        return self._conn is not None and self._conn.pressed
-
-    def full(self) -> bool:
-        return self._conn is not None and self._conn.full
-
-    def expect_session(self) -> None:
-        """A pipe is the session."""
-
-    def speak(self, version: str) -> None:
-        """A pipe carries no version."""
-
-    def listen(self) -> None:
-        """A pipe has one channel, already open."""
 
     def stop(self) -> None:
         if self.stage in (Stage.STOPPING, Stage.GONE) or self._conn is None:
