@@ -108,5 +108,6 @@ class ChannelLink:
     def speak(self, version: str) -> None:
         """The connection carries no version."""
 
-    def listen(self) -> None:
+    def listen(self, done: Callable[[], None]) -> None:
         """One channel, already open."""
+        done()

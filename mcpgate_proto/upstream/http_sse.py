@@ -183,8 +183,9 @@ class SseLink:
     def speak(self, version: str) -> None:
         self._version = version
 
-    def listen(self) -> None:
+    def listen(self, done: Callable[[], None]) -> None:
         """The stream carries everything."""
+        done()
 
     def stop(self) -> None:
         self._down("stopped")

@@ -91,7 +91,11 @@ class LegacySession(UpstreamSession):
     def _introduced(self) -> None:
         if self.over or self.ready:
             return
-        self.link.listen()
+        self.link.listen(self._listening)
+
+    def _listening(self) -> None:
+        if self.over or self.ready:
+            return
         self.ready = self.was_ready = True
         self.host.session_ready(self)
 

@@ -87,7 +87,8 @@ class Link(Protocol):
     def speak(self, version: str) -> None:
         """From now on a legacy session of this version; HTTP tells it in a header (D11)."""
 
-    def listen(self) -> None:
-        """Legacy: open the server's own stream, where there is one (D12)."""
+    def listen(self, done: Callable[[], None]) -> None:
+        """Legacy: open the server's own stream, where there is one (D12); `done` once it is open, or will not
+        be: what a server says on it before that may be lost."""
 
     def stop(self) -> None: ...

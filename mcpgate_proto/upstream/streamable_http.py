@@ -24,6 +24,7 @@ EVENTS = "text/event-stream"
 RESUMES = 5  # attempts to resume one stream without a new event in between
 RETRY_FIRST_S = 1.0
 RETRY_LAST_S = 30.0
+GET_WAIT_S = 1.0
 # A server that says `retry: 0` does not mean a hot loop.
 RETRY_LEAST_S = 0.1
 
@@ -204,8 +205,11 @@ def _usable(id: str) -> bool:
 class GetStream:
     """The legacy server's own stream (D12): kept open, reopened with its last event id; 405 means none."""
 
-    def __init__(self, link: HttpLink) -> None:
+    def __init__(self, link: HttpLink, opened: Callable[[], None]) -> None:
         self.link = link
+        self._opened: Callable[[], None] | None = opened
+        # A server that begins its response with the first event must not hold everything up.
+        self._patience = link.hub.after(GET_WAIT_S, "stream open", self._settled)
         self.ticket: Ticket | None = None
         self._events: sse.SseDecoder | None = None
         self._status = 0
@@ -213,6 +217,12 @@ class GetStream:
         self._retry_s = RETRY_FIRST_S
         self._timer: Timer | None = None
         self._stopped = False
+
+    def _settled(self) -> None:
+        opened, self._opened = self._opened, None
+        self._patience.cancel()
+        if opened is not None:
+            opened()
 
     def open(self) -> None:
         self._timer = None
@@ -224,6 +234,7 @@ class GetStream:
         kind = (headers.get("content-type") or "").split(";", 1)[0].strip().lower()
         if status == 200 and kind == EVENTS:
             self._events = sse.SseDecoder(self.link.hub.limits.sse_event_bytes)
+        self._settled()
 
     def response_data(self, data: bytes) -> None:
         if self._events is None:
@@ -246,6 +257,7 @@ class GetStream:
         self._again()
 
     def response_failed(self, sent: bool, reason: str) -> None:
+        self._settled()
         self._again()
 
     def _again(self) -> None:
@@ -257,6 +269,7 @@ class GetStream:
 
     def stop(self) -> None:
         self._stopped = True
+        self._patience.cancel()
         if self._timer is not None:
             self._timer.cancel()
         if self.ticket is not None:
@@ -403,9 +416,9 @@ class HttpLink:
         self._version = version
         self.resumable = True
 
-    def listen(self) -> None:
+    def listen(self, done: Callable[[], None]) -> None:
         if self._get is None and not self._stopped:
-            self._get = GetStream(self)
+            self._get = GetStream(self, done)
             self._get.open()
 
     def stop(self) -> None:
