@@ -337,6 +337,8 @@ class Gateway:
                 self._add_server(one.name)
                 if self._started and not self._stopping:
                     self._servers[one.name].start()
+        if [one.config for one in self._listeners.values()] != list(config.listeners):
+            hub.emit("warning", "listeners_kept", mend="changed [[listen]] tables need a restart")
         self._relay.watch_again({name for name in self._servers if name not in kept})
         for kind in ("tools", "prompts", "resources"):
             self._relay.interests.changed(None, kind)
