@@ -234,7 +234,7 @@ class Hub:
         self._serial = 0
         # Sessions of all servers together (limits.upstream_sessions).
         self.upstream_sessions = 0
-        self._lookups: dict[int, Callable[[list[Address] | None, str], None]] = {}
+        self._lookups: dict[int, tuple[str, list[Callable[[list[Address] | None, str], None]]]] = {}
         self._least = SEVERITIES.index(config.log_level)
 
     # -- out
@@ -327,13 +327,21 @@ class Hub:
     # -- names
 
     def resolve(self, host: str, answer: Callable[[list[Address] | None, str], None]) -> None:
-        """Look `host` up; `answer` gets its addresses (port 0), or `None` and the reason."""
+        """Look `host` up; `answer` gets its addresses (port 0), or `None` and the reason; never from within.
+        Who asks for a host that is being looked up waits for the same answer."""
+        for asked, answers in self._lookups.values():
+            if asked == host:
+                answers.append(answer)
+                return
+        if len(self._lookups) >= self.limits.lookups:
+            self.after(0.0, "look-up refused", lambda: answer(None, "too many look-ups at one time"))
+            return
         lookup = self._next_id
         self._next_id += 1
-        self._lookups[lookup] = answer
+        self._lookups[lookup] = (host, [answer])
         self.put(Resolve(lookup, host))
 
     def looked_up(self, lookup: int, addresses: list[Address] | None, reason: str) -> None:
-        answer = self._lookups.pop(lookup, None)
-        if answer is not None:
+        known = self._lookups.pop(lookup, None)
+        for answer in known[1] if known is not None else ():
             answer(addresses, reason)

@@ -100,6 +100,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     upstream_sessions: int = 64
     upstream_sessions_per_server: int = 8
     http_connections_per_server: int = 64
+    # Hosts being looked up at one time; several requests for one host are one look-up.
     lookups: int = 64
 
     # -- catalog

@@ -29,7 +29,6 @@ __all__ = ["HttpSession", "McpEndpoint", "Sessions"]
 
 VERSION = "mcp-protocol-version"
 SESSION = "mcp-session-id"
-RETRY_MS = 1000
 
 
 class HttpSession:

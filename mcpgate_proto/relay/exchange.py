@@ -5,7 +5,7 @@ through one or more *rounds*: a round is one request of a client and gets exactl
 their own revision into these calls and back; nothing here knows a revision.
 
             Caller                    Exchange                     Target
-    client  ------>  cancel, answer, detach  ------>  begin, resume, cancel  ------>  server
+    client  ------>  cancel, answer          ------>  begin, resume, cancel  ------>  server
             <------  progressed, asked, ...  <------  progress, ask, complete <------
 
 Owns: the life of an operation, its clock (idle time; progress winds it; stopped while a client is being
@@ -221,7 +221,6 @@ class Exchange:
         "_wound_at",
         "caller",
         "carry",
-        "detached",
         "operation",
         "phase",
         "server",
@@ -241,7 +240,6 @@ class Exchange:
         self.server = ""  # where it goes, by its configured name
         self.phase = Phase.WAITING
         self.throttled = False
-        self.detached = False
         self.carry: Carry | None = None
         self._idle_s = idle_s
         self._open: dict[str, None] = {}
@@ -283,10 +281,6 @@ class Exchange:
             self._wind()
         if self.target is not None:
             self.target.resume(self, answers, carry)
-
-    def detach(self) -> None:
-        """A legacy client is gone: the work goes on (C32)."""
-        self.detached = True
 
     def throttle(self, on: bool) -> None:
         """The client's side takes no more for now (true), or again (false)."""

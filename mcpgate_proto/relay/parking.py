@@ -25,9 +25,7 @@ __all__ = ["Parked", "Parking"]
 class Parked:
     """One parked call. Implements `relay.exchange.Caller` while no client is connected."""
 
-    def __init__(self, hub: Hub, parking: Parking, id: str, exchange: Exchange, bound: bytes) -> None:
-        self._hub = hub
-        self._parking = parking
+    def __init__(self, id: str, exchange: Exchange, bound: bytes) -> None:
         self.id = id
         self.exchange = exchange
         self.bound = bound
@@ -110,7 +108,7 @@ class Parking:
         if len(self._all) >= limits.parked_calls or mine >= limits.parked_calls_per_principal:
             self._hub.count("parking_refused")
             return None
-        parked = Parked(self._hub, self, self._hub.entropy.token(128), exchange, bound)
+        parked = Parked(self._hub.entropy.token(128), exchange, bound)
         self._all[parked.id] = parked
         exchange.caller = parked
         exchange.throttle(False)  # nobody reads slowly while nobody is there
