@@ -218,27 +218,41 @@ class HttpClient:
             self.close()
 
     def _opened(self, head: http1.RequestHead) -> None:
-        """The order of checks of design.md, each with one status."""
+        """The order of checks of design.md, each with one status: the door, then who it is, then where to."""
         self._disarm()
         self.head = head
         self._cors = []
-        headers = head.headers
-        host = headers.get("host")
-        wrong = self._door.check_host(host)
-        if wrong is None:
-            origins = headers.get_all("origin")
-            origin = origins[0] if origins else None
-            wrong = (
-                "the Origin header is repeated" if len(origins) > 1 else self._door.check_origin(origin, host)
-            )
-            if wrong is None and origin is not None:
-                self._cors = _cors(origin)
+        wrong = self._knock(head)
         if wrong is not None:
             self.hub.count("door_refused")
             self.refuse(403, wrong)
         elif head.method == "OPTIONS":
             self._preflight(head)
-        elif head.path not in self._routes:
+        else:
+            self._admit(head)
+
+    def _knock(self, head: http1.RequestHead) -> str | None:
+        """Host and Origin (C2). Why the request may not come in, or None."""
+        headers = head.headers
+        host = headers.get("host")
+        wrong = self._door.check_host(host)
+        if wrong is not None:
+            return wrong
+        origins = headers.get_all("origin")
+        if len(origins) > 1:
+            return "the Origin header is repeated"
+        origin = origins[0] if origins else None
+        wrong = self._door.check_origin(origin, host)
+        if wrong is None and origin is not None:
+            self._cors = _cors(origin)
+        return wrong
+
+    def _admit(self, head: http1.RequestHead) -> None:
+        """Who is asking. Nothing about routes is told before that is known."""
+        self._route(head)
+
+    def _route(self, head: http1.RequestHead) -> None:
+        if head.path not in self._routes:
             self.refuse(404, "there is nothing here; the MCP endpoint has another path")
         elif head.method not in ("GET", "POST", "DELETE"):
             self.refuse(405, "the method is not allowed here", [("Allow", ALLOWED_METHODS)])
