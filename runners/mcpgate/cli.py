@@ -6,31 +6,37 @@ Must never: import at the top what one command alone needs, or write anything bu
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mcpgate import __version__
+from mcpgate.cli_parts import (
+    EXIT_FAILURE,
+    EXIT_INTERRUPTED,
+    config_option,
+    era_option,
+    fail,
+    log_level_option,
+    record_option,
+    runner_option,
+    settings_of,
+)
 
 if TYPE_CHECKING:
-    from mcpgate.settings import Settings
-    from mcpgate.tables import Problem
     from mcpgate_proto.config import GatewayConfig
     from mcpgate_proto.effects import Address
 
 __all__ = ["main"]
 
 DEFAULT_PORT = 8080
-EXIT_FAILURE = 1
-EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
-RUNNERS = ("asyncio", "trio", "curio", "blocking")
-LEVELS = ("debug", "info", "notice", "warning", "error")
-
-Command = TypeVar("Command", bound=Callable[..., Any])
+DEFAULT_PORT = 8080
+# Commands in files of their own, imported when they are called for: name -> (module, attribute).
+ELSEWHERE: dict[str, tuple[str, str]] = {}
 
 
 def main() -> None:
@@ -52,25 +58,17 @@ def main() -> None:
 
 
 class _Group(click.Group):
-    """`mcpgate server` is `mcpgate serve`, the name it had before."""
+    """`mcpgate server` is `mcpgate serve`, the name it had before. Finds the commands in `ELSEWHERE`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *ELSEWHERE})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in ELSEWHERE:
+            module, attribute = ELSEWHERE[cmd_name]
+            found: click.Command = getattr(importlib.import_module(module), attribute)
+            return found
         return super().get_command(ctx, "serve" if cmd_name == "server" else cmd_name)
-
-
-class _Refused(click.ClickException):
-    """What was asked for cannot be done as asked."""
-
-    exit_code = EXIT_USAGE
-
-    def show(self, file: Any = None) -> None:
-        click.echo(f"mcpgate: {self.message}", err=True)
-
-
-class _Failed(_Refused):
-    """It was tried, and did not work."""
-
-    exit_code = EXIT_FAILURE
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -86,55 +84,11 @@ def cli() -> None:
     """
 
 
-# -- options that several commands have
-
-_record = click.option(
-    "--record", metavar="FILE", default="", help="Record the run, for `mcpgate replay` (holds secrets)."
-)
-_runner = click.option(
-    "--runner",
-    type=click.Choice(RUNNERS),
-    help="What carries the connections; asyncio if nothing is said.",
-)
-_config = click.option(
-    "-c", "--config", "config", metavar="FILE", type=click.Path(path_type=Path), help="The config file."
-)
-_log_level = click.option(
-    "--log-level", type=click.Choice(LEVELS), default="info", show_default=True, help="Least level to log."
-)
-_era = click.option(
-    "--era",
-    type=click.Choice(["auto", "legacy", "modern"]),
-    default="auto",
-    show_default=True,
-    help="What the server speaks: found out, up to 2025-11-25, or 2026-07-28.",
-)
-
-
-def _fail(text: str, mend: str = "", code: int = EXIT_USAGE) -> click.ClickException:
-    whole = f"{text}\n    mend: {mend}" if mend else text
-    return _Refused(whole) if code == EXIT_USAGE else _Failed(whole)
-
-
-def _refused(problems: list[Problem]) -> click.ClickException:
-    return _fail(f"{len(problems)} problem(s) in the config\n" + "\n".join(f"  {p}" for p in problems))
-
-
-def _settings(path: Path | None) -> Settings:
-    from mcpgate.settings import SettingsError, find_config, load
-
-    try:
-        return load(path or find_config())
-    except SettingsError as error:
-        problems: list[Problem] = error.problems
-        raise _refused(problems) from None
-
-
 def _check_host(host: str, behind_proxy: bool) -> None:
     from mcpgate.listen_settings import is_loopback
 
     if not behind_proxy and not is_loopback(host):
-        raise _fail(
+        raise fail(
             f"--host {host} is not a loopback address, and there is no authentication yet: "
             "everybody could use the server",
             "leave --host out, or add --behind-proxy where a proxy in front authenticates",
@@ -145,10 +99,10 @@ def _check_host(host: str, behind_proxy: bool) -> None:
 
 
 @cli.command()
-@_config
+@config_option
 @click.option("--port", type=click.IntRange(0, 65535), help="Port of the first HTTP listener; 0: a free one.")
-@_runner
-@_record
+@runner_option
+@record_option
 def serve(config: Path | None, port: int | None, runner: str | None, record: str) -> int:
     """Run the gateway that a config describes.
 
@@ -159,7 +113,7 @@ def serve(config: Path | None, port: int | None, runner: str | None, record: str
 
     from mcpgate.program import Plan, run_plan, tell
 
-    settings = _settings(config)
+    settings = settings_of(config)
     for warning in settings.warnings:
         tell(f"warning: {warning}")
     tell(f"config: {settings.path}")
@@ -168,7 +122,7 @@ def serve(config: Path | None, port: int | None, runner: str | None, record: str
         listeners = list(gateway.listeners)
         first = next((n for n, listener in enumerate(listeners) if listener.kind == "http"), None)
         if first is None:
-            raise _fail("--port: the config has no HTTP listener", 'add [[listen]] with kind = "http"')
+            raise fail("--port: the config has no HTTP listener", 'add [[listen]] with kind = "http"')
         listeners[first] = msgspec.structs.replace(listeners[first], port=port)
         gateway = msgspec.structs.replace(gateway, listeners=tuple(listeners))
     return run_plan(
@@ -196,10 +150,10 @@ def serve(config: Path | None, port: int | None, runner: str | None, record: str
 @click.option(
     "-e", "--env", "env", multiple=True, metavar="NAME[=VALUE]", help="Give the server this variable too."
 )
-@_era
-@_log_level
-@_runner
-@_record
+@era_option
+@log_level_option
+@runner_option
+@record_option
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND [ARGS]...")
 def run(
     port: int,
@@ -225,13 +179,13 @@ def run(
 
     _check_host(host, behind_proxy)
     if not path.startswith("/"):
-        raise _fail(f"--path {path} does not begin with a slash", f"write --path /{path}")
+        raise fail(f"--path {path} does not begin with a slash", f"write --path /{path}")
     own = dict(item.partition("=")[::2] for item in env if "=" in item)
     whole_env = child_env((item for item in env if "=" not in item), own)
     try:
         program = resolve_command(command[0], whole_env.get("PATH"), Path.cwd())
     except CommandError as error:
-        raise _fail(error.problem, error.mend) from None
+        raise fail(error.problem, error.mend) from None
     server = ServerConfig(
         name=fit_name(Path(command[0]).stem, set(), server_name_problem),
         command=program,
@@ -253,10 +207,10 @@ def run(
 @cli.command()
 @click.option("--header", "-H", "headers", multiple=True, metavar="'NAME: VALUE'", help="Send this header.")
 @click.option("--ca-file", type=click.Path(exists=True, dir_okay=False), help="Trust this CA instead.")
-@_era
-@_log_level
-@_runner
-@_record
+@era_option
+@log_level_option
+@runner_option
+@record_option
 @click.argument("url")
 def connect(
     url: str,
@@ -290,11 +244,11 @@ def _headers(lines: tuple[str, ...]) -> dict[str, str]:
         name, colon, value = line.partition(":")
         if not colon or not name.strip():
             # The value is not repeated: it may be a secret.
-            raise _fail(f"--header {name.strip()!r} has no colon", "write it as 'Name: value'")
+            raise fail(f"--header {name.strip()!r} has no colon", "write it as 'Name: value'")
         try:
             found[name.strip()] = Expander(Path.cwd()).expand(value.strip())
         except ExpandError as error:
-            raise _fail(f"--header {name.strip()}: {error.problem}", error.mend) from None
+            raise fail(f"--header {name.strip()}: {error.problem}", error.mend) from None
     return found
 
 
@@ -304,7 +258,7 @@ def _remote(url: str, headers: dict[str, str], ca_file: str | None, era: str) ->
 
     transport = "websocket" if url.startswith(("ws://", "wss://")) else "http"
     if problem := url_problem(url, SCHEMES[transport]):
-        raise _fail(f"the URL {problem}", "write it as https://host/path, or wss://host/path")
+        raise fail(f"the URL {problem}", "write it as https://host/path, or wss://host/path")
     server = ServerConfig(
         name="remote",
         transport=transport,  # type: ignore[arg-type]
@@ -350,10 +304,10 @@ _header = click.option("--header", "-H", "headers", multiple=True, metavar="'NAM
 
 def _either(config: Path | None, url: str | None, headers: tuple[str, ...]) -> GatewayConfig:
     if url and config:
-        raise _fail("both -c and --url are given", "name one place to look")
+        raise fail("both -c and --url are given", "name one place to look")
     if url:
         return _remote(url, _headers(headers), None, "auto")
-    return _settings(config).gateway
+    return settings_of(config).gateway
 
 
 def _connected(config: GatewayConfig, work: Callable[[Any], Any]) -> Any:
@@ -362,13 +316,13 @@ def _connected(config: GatewayConfig, work: Callable[[Any], Any]) -> Any:
     try:
         return connected(config, work)
     except CallError as error:
-        raise _fail(f"the gateway answered {error.code}: {error}", code=EXIT_FAILURE) from None
+        raise fail(f"the gateway answered {error.code}: {error}", code=EXIT_FAILURE) from None
     except OSError as error:
-        raise _fail(f"the gateway could not be used: {error}", code=EXIT_FAILURE) from None
+        raise fail(f"the gateway could not be used: {error}", code=EXIT_FAILURE) from None
 
 
 @cli.command()
-@_config
+@config_option
 @_url
 @_header
 @click.option("--json", "as_json", is_flag=True, help="The whole definitions, as JSON.")
@@ -384,7 +338,7 @@ def tools(config: Path | None, url: str | None, headers: tuple[str, ...], as_jso
 
 
 @cli.command()
-@_config
+@config_option
 @_url
 @_header
 @click.option("--json", "as_json", is_flag=True, help="The whole result, as JSON.")
@@ -405,9 +359,9 @@ def call(
     try:
         values = json.loads(arguments)
     except ValueError as error:
-        raise _fail(f"the arguments are not JSON: {error}", """write them as '{"name": "value"}'""") from None
+        raise fail(f"the arguments are not JSON: {error}", """write them as '{"name": "value"}'""") from None
     if not isinstance(values, dict):
-        raise _fail("the arguments are not a JSON object", """write them as '{"name": "value"}'""")
+        raise fail("the arguments are not a JSON object", """write them as '{"name": "value"}'""")
 
     def work(faces: Any) -> Any:
         return (find_tool(faces, name) or faces[0]).call(name, values)
@@ -421,12 +375,12 @@ def call(
 
 
 @cli.command()
-@_config
+@config_option
 def check(config: Path | None) -> int:
     """Read a config and report every problem with its file, key and mend."""
     from mcpgate.checking import advice
 
-    settings = _settings(config)
+    settings = settings_of(config)
     warnings = [*settings.warnings, *advice(settings)]
     for warning in warnings:
         click.echo(f"warning: {warning}")
@@ -457,8 +411,8 @@ def replay(file: str, guard: bool) -> int:
     try:
         report = play(file, guard=guard)
     except ValueError as error:
-        raise _fail(f"{file}: {error}", "name a file that --record wrote") from None
+        raise fail(f"{file}: {error}", "name a file that --record wrote") from None
     if report.difference:
-        raise _fail(f"{file}: {report.difference}", code=EXIT_FAILURE)
+        raise fail(f"{file}: {report.difference}", code=EXIT_FAILURE)
     click.echo(f"{file}: {report.inputs} inputs, {report.effects} effects, all equal")
     return 0
