@@ -14,7 +14,7 @@ PIP     := PIP_DISABLE_PIP_VERSION_CHECK=1
 export MCPGATE_SDK_PYTHON  ?= $(CURDIR)/$(SDK)/bin/python
 export MCPGATE_SDK1_PYTHON ?= $(CURDIR)/$(SDK1)/bin/python
 
-.PHONY: help demo test lint format bench fuzz conformance matrix wheel clean
+.PHONY: help demo test lint format bench fuzz conformance matrix audit wheel clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -52,6 +52,11 @@ conformance: $(STAMP)  ## run the official MCP conformance suite through the gat
 
 matrix: $(STAMP) $(SDK)/.installed $(SDK1)/.installed  ## test every runner between every two transports; write docs/matrix.md
 	MCPGATE_MATRIX=all $(BIN)/python -m pytest tests/matrix $(ARGS)
+
+audit: $(STAMP)  ## look installed packages up among known vulnerabilities (asks an advisory service)
+	$(PYTHON) -m venv .cache/audit
+	$(PIP) .cache/audit/bin/python -m pip install -q pip-audit
+	.cache/audit/bin/pip-audit --path "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" --skip-editable
 
 wheel: $(STAMP)  ## build the wheel into dist/
 	$(PIP) $(BIN)/python -m pip wheel -q --no-deps -w dist .

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 DEFAULT_PORT = 8080
-DEFAULT_PORT = 8080
 # Commands in files of their own, imported when they are called for: name -> (module, attribute).
 ELSEWHERE: dict[str, tuple[str, str]] = {}
 
