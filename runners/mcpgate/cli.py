@@ -35,7 +35,9 @@ __all__ = ["main"]
 
 DEFAULT_PORT = 8080
 # Commands in files of their own, imported when they are called for: name -> (module, attribute).
-ELSEWHERE: dict[str, tuple[str, str]] = {}
+ELSEWHERE: dict[str, tuple[str, str]] = {
+    "doctor": ("mcpgate.doctor", "doctor"),
+}
 
 
 def main() -> None:

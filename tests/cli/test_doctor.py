@@ -1,0 +1,120 @@
+"""The deployment checklist: what each check says of a machine and a config that it is handed."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from mcpgate import doctor, doctor_checks
+from mcpgate.doctor_checks import Facts, Finding, Verdict
+from mcpgate.settings import Settings
+from mcpgate.tables import Problem
+from mcpgate_proto.config import GatewayConfig, ListenConfig, ServerConfig
+from mcpgate_proto.effects import ServerTls
+
+TLS = ServerTls(cert_file="c.pem", key_file="k.pem")
+GOOD = {"h11": "0.16.0", "cryptography": "45.0", "wsproto": "1.2"}
+
+
+def facts(*listeners: ListenConfig, servers: tuple[ServerConfig, ...] = (), **more: object) -> Facts:
+    config = GatewayConfig(servers=servers, listeners=listeners)
+    settings = Settings(config, Path("mcpgate.toml"))
+    given: dict[str, object] = {"settings": settings, "versions": GOOD, **more}
+    return Facts(**given)  # type: ignore[arg-type]
+
+
+def http(host: str = "127.0.0.1", **more: object) -> ListenConfig:
+    return ListenConfig(name="http", host=host, **more)  # type: ignore[arg-type]
+
+
+def verdicts(found: Facts, check: str) -> list[str]:
+    return [one.verdict.value for one in doctor.examine(found) if one.check == check]
+
+
+@pytest.mark.parametrize(
+    ("check", "given", "expected"),
+    [
+        ("bind", facts(http()), ["pass"]),
+        ("bind", facts(http("0.0.0.0", tls=TLS)), ["warn"]),
+        ("bind", facts(http("192.0.2.1", behind_proxy=True)), ["warn"]),
+        ("bind", facts(ListenConfig(name="s", socket_path="/tmp/x.sock")), ["pass"]),
+        ("tls", facts(http()), []),
+        ("tls", facts(http("0.0.0.0", tls=TLS)), ["pass"]),
+        ("tls", facts(http("0.0.0.0", behind_proxy=True)), ["warn"]),
+        ("tls", facts(http("0.0.0.0")), ["fail"]),
+        ("user", facts(http()), ["pass"]),
+        ("user", facts(http(), uid=0), ["warn"]),
+        ("user", facts(http("0.0.0.0", tls=TLS), uid=0), ["fail"]),
+        ("python", facts(python=(3, 11, 9), today=datetime.date(2026, 1, 1)), ["pass"]),
+        ("python", facts(python=(3, 11, 9), today=datetime.date(2027, 9, 1)), ["warn"]),
+        ("python", facts(python=(3, 11, 9), today=datetime.date(2028, 1, 1)), ["fail"]),
+        ("python", facts(python=(3, 99, 0)), ["warn"]),
+        ("libraries", facts(), ["pass"]),
+        ("libraries", facts(versions={**GOOD, "h11": "0.14.0"}), ["fail"]),
+        ("libraries", facts(versions={**GOOD, "cryptography": "44.0.0"}), ["fail"]),
+        ("libraries", facts(versions={**GOOD, "h11": ""}), ["fail"]),
+        ("libraries", facts(versions={**GOOD, "h11": "1.0rc1"}), ["pass"]),
+        ("libraries", facts(openssl=(1, 1, 1, 0, 0)), ["fail"]),
+        ("files", facts(open_files=65536), ["pass"]),
+        ("files", facts(open_files=256), ["warn"]),
+        ("processes", facts(), ["pass"]),
+        ("processes", facts(system="Darwin"), ["warn"]),
+        ("servers", facts(servers=(ServerConfig(name="a", command="/usr/bin/cat"),)), ["pass"]),
+        ("servers", facts(servers=(ServerConfig(name="a", command="/usr/bin/npx", args=("x",)),)), ["warn"]),
+    ],
+)
+def test_verdicts(check: str, given: Facts, expected: list[str]) -> None:
+    assert verdicts(given, check) == expected
+
+
+def test_a_folder_that_others_can_write_is_no_place_for_a_socket(tmp_path: Path) -> None:
+    listener = ListenConfig(name="unix", kind="unix", socket_path=str(tmp_path / "x.sock"))
+    own = facts(listener, uid=tmp_path.stat().st_uid)
+    assert verdicts(own, "sockets") == ["pass"]
+    tmp_path.chmod(0o777)
+    assert verdicts(own, "sockets") == ["fail"]
+    tmp_path.chmod(0o1777)
+    assert verdicts(own, "sockets") == ["pass"]
+
+
+def test_a_config_that_cannot_be_used_fails_with_its_mends() -> None:
+    found = Facts(
+        problems=(Problem("f.toml", "gateway.x", "is not a known key", "remove it"),), versions=GOOD
+    )
+    assert Finding(
+        "config", Verdict.FAIL, "f.toml: gateway.x: is not a known key", "remove it"
+    ) in doctor.examine(found)
+
+
+def test_everything_that_is_not_good_has_a_mend() -> None:
+    worst = facts(http("0.0.0.0"), uid=0, system="Darwin", open_files=1, versions={}, python=(3, 9, 0))
+    for finding in doctor.examine(worst):
+        assert (finding.verdict is Verdict.PASS) == (not finding.mend), finding
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "strict_code"),
+    [
+        ('prefix = "always"\n', 0, 0),
+        ("", 0, 1),  # one server without a prefix: advice, no failure
+        ("x = 1\n", 1, 1),
+    ],
+)
+def test_exit_codes_and_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, code: int, strict_code: int
+) -> None:
+    path = tmp_path / "mcpgate.toml"
+    path.write_text(f'[gateway]\n{text}[[server]]\nname = "a"\ncommand = "/bin/cat"\n')
+    path.chmod(0o600)
+    only = (doctor_checks.config_reads, doctor_checks.advised)
+    monkeypatch.setattr(doctor, "CHECKS", only)
+    runner = CliRunner()
+    plain = runner.invoke(doctor.doctor, ["-c", str(path), "--json"], standalone_mode=False)
+    assert plain.return_value == code, plain.output
+    assert {"check", "verdict", "found", "mend"} == set(json.loads(plain.stdout)[0])
+    strict = runner.invoke(doctor.doctor, ["-c", str(path), "--strict"], standalone_mode=False)
+    assert strict.return_value == strict_code, strict.output
