@@ -13,16 +13,20 @@ import msgspec
 __all__ = [
     "Abort",
     "Address",
+    "Browse",
+    "Claim",
     "Close",
     "Connect",
     "Effect",
     "Emit",
+    "Keep",
     "Listen",
     "PauseAccept",
     "PauseRead",
     "Peer",
     "ProcessLimits",
     "Record",
+    "Release",
     "Resolve",
     "ResumeAccept",
     "ResumeRead",
@@ -61,14 +65,15 @@ class Address(Value, frozen=True, gc=False, kw_only=True):
 class Peer(Value, frozen=True, gc=False, kw_only=True):
     """Who is at the other end of a connection, as the operating system says.
 
-    `kind` is "stdio", "tcp", "unix" or "child"; `uid`, `gid` and `pid` are known for Unix sockets only;
-    `same_user` is true for a Unix peer that runs as the gateway's own user.
+    `kind` is "stdio", "tcp", "unix" or "child"; `uid`, `gid`, `groups` (where the system tells them) and
+    `pid` are known for Unix sockets only; `same_user` is true for a Unix peer that runs as our own user.
     """
 
     kind: Literal["stdio", "tcp", "unix", "child"]
     address: Address | None = None
     uid: int | None = None
     gid: int | None = None
+    groups: tuple[int, ...] = ()
     pid: int | None = None
     same_user: bool = False
 
@@ -107,18 +112,22 @@ class ProcessLimits(Value, frozen=True, gc=False, kw_only=True):
 
 
 class Record(Value, frozen=True, gc=False):
-    """One log, audit or metric record. `level` is an RFC 5424 severity name as MCP uses it."""
+    """One record of the log, or of the audit stream: who did what. `level` is an RFC 5424 severity name as
+    MCP uses it."""
 
     level: str
     event: str
     fields: tuple[tuple[str, Scalar], ...] = ()
+    stream: Literal["log", "audit"] = "log"
 
 
 class Listen(Value, frozen=True, gc=False, kw_only=True):
     """Open a listener. Answer with `Gateway.listening` or `Gateway.listen_failed`.
 
     `kind` "stdio" means the process's own stdin and stdout: accept once. "unix" has a `path`, created with
-    `mode`. With `tls`, each accepted connection is followed by `Gateway.secured` before any of its bytes.
+    `mode` and given to `uid` and `gid` (-1: left as it is). With `fd`, a socket of that name was handed to
+    the process at its start: it is used, never made or removed. With `tls`, each accepted connection is
+    followed by `Gateway.secured` before any of its bytes.
     """
 
     listener: str
@@ -127,6 +136,9 @@ class Listen(Value, frozen=True, gc=False, kw_only=True):
     port: int = 0
     path: str = ""
     mode: int = 0o600
+    uid: int = -1
+    gid: int = -1
+    fd: str = ""
     tls: ServerTls | None = None
 
 
@@ -216,6 +228,35 @@ class Emit(Value, frozen=True, gc=False):
     record: Record
 
 
+class Browse(Value, frozen=True, gc=False):
+    """Show `url` to whoever is at this machine, best in a browser: they are to log in to `server`. It has
+    been checked: https, or http to loopback, visible ASCII, no user information. There is no answer."""
+
+    server: str
+    url: str
+
+
+class Claim(Value, frozen=True, gc=False):
+    """Lock the record `name` against other gateways on this machine, waiting for them as long as it takes,
+    and read it. Answer with `Gateway.claimed`. The lock lasts until `Release`. A name is 1 to 64 of a-z, 0-9
+    and -."""
+
+    name: str
+
+
+class Keep(Value, frozen=True, gc=False):
+    """Store `data` under a name that is claimed, in place of what was there; empty: remove it."""
+
+    name: str
+    data: bytes
+
+
+class Release(Value, frozen=True, gc=False):
+    """Unlock the record `name`; before `claimed`: it is no longer wanted, and `claimed` does not follow."""
+
+    name: str
+
+
 class Stopped(Value, frozen=True, gc=False):
     """The gateway has nothing left to do: the runner may return. `failure` names why it could not run."""
 
@@ -238,5 +279,9 @@ Effect: TypeAlias = (
     | Spawn
     | Signal
     | Emit
+    | Browse
+    | Claim
+    | Keep
+    | Release
     | Stopped
 )

@@ -77,6 +77,7 @@ class Connection:
         "id",
         "open",
         "tls",
+        "unread",
         "unsent",
     )
 
@@ -91,6 +92,7 @@ class Connection:
         self.aborted = False
         self.tls: TlsFacts | None = None
         self.unsent = 0
+        self.unread = 0
         self._largest = 0  # the largest single write among what is unsent
         self._high = False
         self._holds: dict[str, None] = {}
@@ -114,6 +116,7 @@ class Connection:
         if not size:
             return
         self.unsent = before + size
+        hub.unsent += size
         if size > self._largest:
             self._largest = size
         hub.queue_write(self.id, chunks)
@@ -124,6 +127,8 @@ class Connection:
         if not self._high and self.unsent > hub.limits.unsent_high_bytes:
             self._high = True
             self.handler.pressed(True)
+        if hub.unsent > hub.limits.unsent_all_bytes:
+            hub.shed()
 
     def _stalled(self) -> None:
         """Timers are lazy: one is armed per busy connection, and looks at when bytes last went out. It runs
@@ -145,8 +150,22 @@ class Connection:
         """Beyond one whole message, more than the hard bound is unsent."""
         return self.unsent - self._largest > self._hub.limits.unsent_hard_bytes
 
+    def _forget_unsent(self) -> None:
+        self._hub.unsent -= self.unsent
+        self.unsent = 0
+
+    def weigh(self, unread: int) -> bool:
+        """`unread` bytes of a message have arrived that is not there in full. False: all such messages
+        together are too much, and this one is not small."""
+        hub, limits = self._hub, self._hub.limits
+        hub.unread += unread - self.unread
+        self.unread = unread
+        return hub.unread <= limits.unread_all_bytes or unread <= limits.unread_free_bytes
+
     def flushed(self, count: int) -> None:
-        self.unsent = max(0, self.unsent - count)
+        count = min(count, self.unsent)
+        self.unsent -= count
+        self._hub.unsent -= count
         if not self.unsent:
             self._largest = 0
         self._taken_at = self._hub.now
@@ -197,6 +216,7 @@ class Connection:
         self.aborted = True
         self.gone = True
         self.closing = True
+        self._forget_unsent()
         self._hub.drop_writes(self.id)
         self._hub.put(Abort(self.id))
 
@@ -206,6 +226,8 @@ class Connection:
     def ended(self) -> None:
         """The runner has closed it: nothing of it is left but the handler's own state."""
         self.gone = self.closing = self.aborted = True
+        self._forget_unsent()
+        self.weigh(0)
         if self._stall is not None:
             self._stall.cancel()
             self._stall = None
@@ -218,7 +240,8 @@ class Hub:
         self.config = config
         self.limits: Limits = config.limits
         self.now = now
-        self.wall = wall
+        self._wall = wall
+        self._wall_at = now
         self.entropy = Entropy(seed)
         self.sealer = Sealer(
             config.sealing_key or self.entropy.derive("sealing"),
@@ -228,8 +251,13 @@ class Hub:
         self.timers = Timers()
         self.connections: dict[int, Connection] = {}
         self.counters: dict[str, int] = {}
+        # Told of every call that is over: server, outcome, seconds. None where nobody reads metrics.
+        self.tally: Callable[[str, str, float], None] | None = None
         self._effects: list[Effect] = []
         self._writes: dict[int, list[bytes]] = {}
+        # Of all connections together.
+        self.unsent = 0
+        self.unread = 0
         self._next_id = 1
         self._serial = 0
         # Sessions of all servers together (limits.upstream_sessions).
@@ -269,10 +297,31 @@ class Hub:
             cut = [(name, one[:TEXT] if isinstance(one, str) else one) for name, one in fields.items()]
             self._effects.append(Emit(Record(level, event, tuple(cut))))
 
+    def audit(self, event: str, **fields: Scalar) -> None:
+        """One record of the audit stream, where there is one: whatever its level, and never suppressed."""
+        if self.config.audit:
+            cut = [(name, one[:TEXT] if isinstance(one, str) else one) for name, one in fields.items()]
+            self._effects.append(Emit(Record("info", event, tuple(cut), "audit")))
+
     def count(self, name: str) -> None:
         self.counters[name] = self.counters.get(name, 0) + 1
 
+    def shed(self) -> None:
+        """All peers together have more unsent than there is memory for: who takes least is dropped."""
+        worst = max(self.connections.values(), key=lambda one: one.unsent)
+        self.count("dropped_over_budget")
+        self.emit("warning", "peer_over_budget", conn=worst.id, unsent=worst.unsent)
+        worst.abort()
+
     # -- time
+
+    @property
+    def wall(self) -> float:
+        """The time of day in Unix seconds: what `clock` was told last, and what has passed since."""
+        return self._wall + (self.now - self._wall_at)
+
+    def set_wall(self, wall: float) -> None:
+        self._wall, self._wall_at = wall, self.now
 
     def after(self, delay_s: float, reason: str, callback: Callable[[], None]) -> Timer:
         return self.timers.after(self.now, delay_s, reason, callback)

@@ -43,6 +43,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     body_rate_bytes_s: float = 1024.0
     # Between requests: nginx keepalive_timeout 75.
     keep_alive_s: float = 75.0
+    # An end of the client's stream this soon after its request is half-closing (`nc -N`), not going away: it
+    # comes in the same packet or the next. Whoever gives a call up has waited for it longer.
+    half_close_s: float = 0.1
     # How much of a refused body is read and dropped before the connection is closed.
     discard_bytes: int = 256 * 1024
     discard_timeout_s: float = 2.0
@@ -65,6 +68,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     unsent_hard_bytes: int = 4 * 1024 * 1024
     # A peer that takes nothing at all for this long is dropped (TCP user timeout is minutes).
     unsent_stall_s: float = 30.0
+    # All connections together: beyond it the one with most unsent is dropped. Half of a small container.
+    unsent_all_bytes: int = 256 * 1024 * 1024
+    # Messages of clients that have not arrived in full, all together: beyond it large ones are refused (503,
+    # 1013), those within `unread_free_bytes` never. Two of the largest messages.
+    unread_all_bytes: int = 32 * 1024 * 1024
+    unread_free_bytes: int = 64 * 1024
 
     # -- WebSocket
     ws_fragments: int = 1024
@@ -102,6 +111,50 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     http_connections_per_server: int = 64
     # Hosts being looked up at one time; several requests for one host are one look-up.
     lookups: int = 64
+    # Documents that mcpgate itself fetches (keys, metadata, tokens): at one time, and in the queue. A server
+    # has a handful, once an hour; RFC 8414 documents are a few KiB, key sets rarely 20.
+    fetches: int = 16
+    fetches_waiting: int = 256
+    fetch_bytes: int = 256 * 1024
+    # httpx and the SDKs: 5 to 30 s.
+    fetch_timeout_s: float = 15.0
+    # Principals whose tokens for one server are kept in memory.
+    wallets: int = 1024
+    # A token is renewed this long before it expires (clocks differ, requests take time), at most; the SDKs of
+    # large providers take 1 to 5 minutes.
+    token_margin_s: float = 60.0
+    # What one request waits for a token, and a call for somebody who is logging in: less than the 60 s after
+    # which clients give up.
+    token_wait_s: float = 20.0
+    login_wait_s: float = 50.0
+    # Authorization codes live 10 minutes at most (RFC 6749 section 4.1.2); nobody logs in for longer.
+    login_timeout_s: float = 600.0
+    # After a login that failed, before a browser is opened again unasked.
+    login_again_s: float = 60.0
+
+    # -- authentication
+    # A bearer token. With groups and roles in it some have 4 KiB; a whole head has 16.
+    token_bytes: int = 8 * 1024
+    # Tokens whose signature is not checked again with each request, by their digest.
+    tokens_kept: int = 1024
+    # Clocks of others: RFC 7519 section 4.1.4 allows "usually no more than a few minutes".
+    token_leeway_s: float = 30.0
+    # Requests that wait for an issuer's keys, and for how long; then they get 503.
+    auth_waiting: int = 256
+    auth_wait_s: float = 5.0
+    # Keys in one set: most have two to four, Google's and Microsoft's below ten.
+    jwks_keys: int = 64
+    # As jose (JavaScript) has it: fetched again after 10 minutes, and for an unknown `kid` once in 30 s.
+    jwks_refresh_s: float = 600.0
+    jwks_cooldown_s: float = 30.0
+    # While an issuer cannot be reached its last keys stay good; a day is more than any outage of one.
+    jwks_stale_s: float = 86_400.0
+    # Callers told apart by a token bucket each: nginx's 10 MB zone of limit_req holds 160 000 addresses,
+    # which would be 15 MB here per table.
+    rate_buckets: int = 16_384
+    # Records of refusals: one per caller and minute, so that no flood becomes one of the log.
+    notice_s: float = 60.0
+    notice_subjects: int = 1024
 
     # -- catalog
     catalog_pages: int = 200
@@ -112,6 +165,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     request_state_bytes: int = 64 * 1024
     instructions_bytes: int = 16 * 1024
     unknown_name_refresh_s: float = 5.0
+    # A longer text in a definition is told of: real ones have hundreds of characters, long ones four
+    # thousand.
+    description_chars: int = 8 * 1024
 
     # -- time
     # The longest that a call may take, however much progress it reports.
@@ -155,5 +211,22 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     task_poll_s: float = 1.0
     task_poll_least_s: float = 0.25
     task_poll_most_s: float = 60.0
+    # Tasks of one session with a legacy server that are known here; an agent has a handful, a batch hundreds.
+    tasks_per_session: int = 1024
+    # Sessions of one server that one principal's tasks hold, of `upstream_sessions_per_server`: others must
+    # still find one.
+    task_sessions_per_principal: int = 4
+    # How long such a task is asked to be kept, and is kept at most: it holds its session. The SDKs' default
+    # is an hour or for ever; a day is the longest that anybody lets a job run unseen.
+    task_ttl_s: float = 24 * 3600.0
+    # How long a task's questions, or the outcome of one that has ended, may take to come on `tasks/result`.
+    task_harvest_s: float = 1.0
+    # Outcomes of tasks that the gateway itself answers for (a modern server made none of the call, or has
+    # been asked to cancel it): as many as parked calls, and results of ordinary size.
+    kept_tasks: int = 1024
+    kept_tasks_per_principal: int = 64
+    kept_tasks_bytes: int = 64 * 1024 * 1024
+    # Where the client does not say how long: the SDKs ask for a minute to an hour.
+    kept_task_ttl_s: float = 3600.0
     # Questions of a server that come this close together go to the client in one round.
     ask_debounce_s: float = 0.02

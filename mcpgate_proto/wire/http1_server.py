@@ -178,6 +178,11 @@ class HttpServerCodec:
         return len(self._pending)
 
     @property
+    def held(self) -> int:
+        """Bytes in memory: of a body that is not complete, and held back."""
+        return len(self._body) + len(self._pending)
+
+    @property
     def must_close(self) -> bool:
         """Whether this connection serves no further request: once the answer has gone out, half-close,
         discard up to `limits.discard_bytes`, close."""

@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from itertools import accumulate
 from typing import Any, NoReturn, TypeAlias
 
 import msgspec
@@ -25,6 +24,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from mcpgate_proto.errors import RemoteProtocolError
 from mcpgate_proto.limits import Limits
+from mcpgate_proto.wire.json_scan import NUMBER_DIGITS, deeper_than, holds_large_number
 
 __all__ = [
     "INVALID_REQUEST",
@@ -61,8 +61,6 @@ INVALID_REQUEST = -32600
 
 # A signed 64-bit number has at most 19 digits and an unsigned one 20; nobody counts further (threats.md 2).
 ID_DIGITS = 20
-# Beyond this a number is not data but an attack on int(): conversion is quadratic in the digits.
-NUMBER_DIGITS = 400
 
 RequestId: TypeAlias = int | str
 
@@ -128,6 +126,9 @@ class _Envelope(msgspec.Struct, gc=False):
     error: Raw = Raw(b"")
 
 
+_MEMBERS = frozenset(_Envelope.__struct_fields__)
+
+
 class _Call(msgspec.Struct, gc=False, omit_defaults=True):
     """The written form of requests and notifications; members in this order."""
 
@@ -176,12 +177,21 @@ def decode(data: bytes, limits: Limits, *, allow_batch: bool = False) -> list[Me
     """Read one wire message, or one batch where `allow_batch` (2025-03-26 only, A9).
 
     `data` is a whole HTTP body, line or frame. Bounds: `limits.message_bytes`, `json_depth` and
-    `batch_messages`. Never raises and never returns an empty list. No text that is returned holds a
-    newline, however `data` was laid out.
+    `batch_messages`; numbers that no double can hold are refused wherever they stand (threats.md 2). Never
+    raises and never returns an empty list. No text that is returned holds a newline, however `data` was
+    laid out.
     """
     fault = _scan(data, limits)
     if fault is not None:
         return [fault]
+    messages = _decode(data, limits, allow_batch)
+    if holds_large_number(data):
+        return [_out_of_range(messages)]
+    return messages
+
+
+def _decode(data: bytes, limits: Limits, allow_batch: bool) -> list[Message | Malformed]:
+    """The text is of a permitted size and depth, and UTF-8."""
     if _LF in data or _CR in data:
         # B1: one line per message. Laid out text is compacted before any part of it is kept.
         try:
@@ -231,55 +241,14 @@ def _scan(data: bytes, limits: Limits) -> Malformed | None:
         except UnicodeDecodeError:
             return Malformed(PARSE_ERROR, "not valid UTF-8")
     depth = limits.json_depth
-    if data.count(b"{") + data.count(b"[") > depth and _deeper_than(data, depth):
+    if deeper_than(data, depth):
         return Malformed(INVALID_REQUEST, f"nested deeper than {depth} levels")
     return None
 
 
-# Everything but quotes and brackets falls away, and both kinds of bracket become one.
-_NOT_STRUCTURE = bytes(sorted(set(range(256)) - set(b'"[]{}')))
-_ONE_KIND = bytes.maketrans(b"{}", b"[]")
-_STEPS = bytes.maketrans(b"[]", b"\x01\xff")
-_SLICE = 1 << 16
-
-
-def _deeper_than(data: bytes, depth: int) -> bool:
-    """Whether brackets outside strings nest deeper than `depth`. Linear, and exact for valid JSON.
-
-    In a text that is broken somewhere it finds at least the depth that a parser reaches before it stops.
-    """
-    if b"\\" in data:
-        # Inside strings only: first the escaped backslashes, then the escaped quotes, fall away.
-        if b"\\\\" in data:
-            data = data.replace(b"\\\\", b"")
-        data = data.replace(b'\\"', b"")
-    # A quote directly followed by a quote encloses nothing, on whichever side of a string it stands.
-    marks = data.translate(_ONE_KIND, _NOT_STRUCTURE).replace(b'""', b"")
-    if b'"' in marks:
-        marks = b"".join(marks.split(b'"')[::2])
-    # Leaf containers are one level. Dropping them all is cheap while it takes away a good part.
-    while marks.count(b"[") > depth:
-        if depth < 0:
-            return True
-        bare = marks.replace(b"[]", b"")
-        if len(bare) * 8 > len(marks) * 7:
-            return _peak(marks, depth) > depth
-        marks = bare
-        depth -= 1
-    return False
-
-
-def _peak(brackets: bytes, enough: int) -> int:
-    """The greatest number of brackets that are open at once; stops counting some way beyond `enough`."""
-    level = peak = 0
-    steps = brackets.translate(_STEPS)
-    for start in range(0, len(steps), _SLICE):
-        levels = list(accumulate(memoryview(steps)[start : start + _SLICE].cast("b"), initial=level))
-        level = levels[-1]
-        peak = max(peak, max(levels))
-        if peak > enough:
-            break
-    return peak
+def _out_of_range(messages: list[Message | Malformed]) -> Malformed:
+    id = None if len(messages) > 1 or isinstance(messages[0], Notification) else messages[0].id
+    return Malformed(INVALID_REQUEST, "a number is out of range", id)
 
 
 def _plain_message(data: bytes | Raw) -> Message | None:
@@ -366,6 +335,9 @@ def _odd_message(data: bytes) -> Message | Malformed:
     id = _request_id(found["id"]) if names.count("id") == 1 else None
     if len(names) != len(found):
         return Malformed(INVALID_REQUEST, "a member is given twice", id)
+    if any(name not in _MEMBERS and name.casefold() in _MEMBERS for name in found):
+        # Others are open by design (A17) and fall away here; these are for parsers that fold (CVE-2026-27896)
+        return Malformed(INVALID_REQUEST, "a member differs from a known one in its letters' case only", id)
     return _message_of(found, id)
 
 
