@@ -127,13 +127,16 @@ class TaskTalk(Talk):
             job.answer({})
         else:
             work.cancels += 1
-            work.status = work.status if work.status in TERMINAL else "cancelled"
+            if not self.server.ignores_cancel:
+                work.status = work.status if work.status in TERMINAL else "cancelled"
+            if self.server.forgets_cancelled:
+                del self.server.works[work.id]
             job.answer({})
 
     def _settle(self, work: Work) -> None:
         work.asking = {key: one for key, one in work.asking.items() if key not in work.given}
         if not work.asking and work.status == "input_required":
-            given = sorted(str(one["action"]) for one in work.given.values())
+            given = sorted(str(one.get("action")) for one in work.given.values())
             work.complete("|".join([work.nonce, *given]) if self.server.tells_answers else None)
 
     def _tool_task(self, job: Job) -> None:
@@ -159,6 +162,8 @@ class TaskServer(ServerModel):
         self.insists = False
         self.tells_answers = True
         self.forgets_slowly = False
+        self.ignores_cancel = False
+        self.forgets_cancelled = False
         self.interval_ms = 2000
         self.saw: list[Message] = []
         self.tools = (*self.tools, "task", "rude")
