@@ -20,6 +20,7 @@ from typing import Any, Literal
 from fuzz.sim.words import DONE, META, MODERN, SAID, TOLD, Message, frame, helpful, unframe, upgraded
 from mcpgate_proto import Gateway, GatewayConfig, Limits, ListenConfig, ServerConfig
 from mcpgate_proto import effects as fx
+from mcpgate_proto.config import Names, RuleConfig
 from mcpgate_proto.effects import Address, Effect, Peer
 
 __all__ = ["COUNTS", "fuzz_gateway", "schedule"]
@@ -27,6 +28,11 @@ __all__ = ["COUNTS", "fuzz_gateway", "schedule"]
 # Of all inputs together: answers of tools that reached a client, and other things worth knowing.
 COUNTS: dict[str, int] = {}
 
+# Rules that keep something of each kind from somebody.
+RULES = (
+    RuleConfig(principals=("anonymous",), tools=Names(deny=("*x*",)), prompts=Names(allow=("a*",))),
+    RuleConfig(resources=Names(deny=("file:///etc/*", "*?x*")), arguments={"x": Names(deny=("-*",))}),
+)
 LIMITS = Limits(
     message_bytes=2000,
     json_depth=8,
@@ -135,7 +141,14 @@ class Rig:
             ListenConfig(name="unix", kind="unix", socket_path="/u"),
             ListenConfig(name="stdio", kind="stdio"),
         )
-        return GatewayConfig(servers=servers, listeners=listeners, limits=LIMITS, page_size=2)
+        guarded: dict[str, Any] = {"rules": RULES, "hidden_text": "strip", "pins": "report"}
+        return GatewayConfig(
+            servers=servers,
+            listeners=listeners,
+            limits=LIMITS,
+            page_size=2,
+            **(guarded if help & 16 else {}),
+        )
 
     # -- the runner's side
 

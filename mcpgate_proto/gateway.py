@@ -5,7 +5,8 @@ drain holds only `Listen`; nothing is spawned or dialled before `started`. **No 
 method raise**: a peer's fault becomes an error reply, a closed connection and a counter.
 `LocalProtocolError` means that the runner misused the core. Connection ids are never reused; late inputs
 for one that is gone are ignored. A child's `exited` and `received_eof` come in either order, `closed`
-after both. A failed spawn is `connect_failed`, and nothing follows it. Effects are put into
+after both. A failed spawn is `connect_failed`, and nothing follows it. `Claim` is answered by `claimed`,
+unless `Release` comes first; for a login a `Listen` may come at any time. Effects are put into
 per-connection queues, in order, without another input between `effects()` and the queue.
 
 Owns: the connection table and the dispatch of inputs.
@@ -18,16 +19,17 @@ from collections.abc import Callable
 
 import msgspec
 
-from mcpgate_proto.config import GatewayConfig, ListenConfig
-from mcpgate_proto.downstream.http import Endpoint, HttpClient
-from mcpgate_proto.downstream.http_sse import SseMessages, SseOpen
+from mcpgate_proto.config import GatewayConfig
+from mcpgate_proto.downstream.http import HttpClient
+from mcpgate_proto.downstream.listener import Listener
 from mcpgate_proto.downstream.modern import ModernFace
+from mcpgate_proto.downstream.monitor import Metrics, Ready
+from mcpgate_proto.downstream.pace import Pace
 from mcpgate_proto.downstream.stream import PipeClient
 from mcpgate_proto.downstream.streamable_http import McpEndpoint, Sessions
 from mcpgate_proto.effects import (
     Address,
     Effect,
-    Listen,
     PauseAccept,
     Peer,
     ResumeAccept,
@@ -37,11 +39,16 @@ from mcpgate_proto.effects import (
 )
 from mcpgate_proto.errors import LocalProtocolError
 from mcpgate_proto.hub import Connection, Hub
+from mcpgate_proto.mcp import codes
 from mcpgate_proto.relay.ports import ServerStatus
 from mcpgate_proto.relay.relay import Relay
-from mcpgate_proto.security.door import Door
-from mcpgate_proto.security.principal import ANONYMOUS, LOCAL, Principal
+from mcpgate_proto.relay.tally import Tallies
+from mcpgate_proto.security.address import Source
+from mcpgate_proto.security.gate import Authenticator, Gate
 from mcpgate_proto.timers import Timer
+from mcpgate_proto.upstream.desk import Desk
+from mcpgate_proto.upstream.fetch import Fetcher
+from mcpgate_proto.upstream.key_sets import fetch_key_set
 from mcpgate_proto.upstream.pool import UpstreamServer
 
 __all__ = ["Gateway", "Snapshot"]
@@ -66,19 +73,9 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     interests: int
     timers: int
     unsent: int
+    unread: int
+    stopping: bool
     counters: dict[str, int]
-
-
-class Listener:
-    """One configured listener and the clients that came in through it."""
-
-    def __init__(self, config: ListenConfig) -> None:
-        self.config = config
-        self.address: Address | None = None
-        self.door: Door | None = None
-        self.routes: dict[str, Endpoint] = {}
-        self.sse: SseOpen | None = None
-        self.failed = False
 
 
 class Gateway:
@@ -94,12 +91,22 @@ class Gateway:
 
     def __init__(self, config: GatewayConfig, *, now: float, wall: float, seed: bytes) -> None:
         self._hub = Hub(config, now=now, wall=wall, seed=seed)
+        self._fetcher = Fetcher(self._hub)
+        self._desk = Desk(self._hub)
+        self._authenticator = Authenticator(
+            self._hub, lambda issuer, done: fetch_key_set(self._fetcher, issuer, done)
+        )
         self._relay = Relay(self._hub)
         self._modern = ModernFace(self._hub, self._relay)
         self._sessions = Sessions(self._hub, self._relay)
         self._servers: dict[str, UpstreamServer] = {}
-        self._clients: dict[HttpClient | PipeClient, None] = {}
+        self._clients: dict[HttpClient | PipeClient, Listener] = {}
         self._listeners: dict[str, Listener] = {}
+        # Of each client's connection.
+        self._sources: dict[int, Source] = {}
+        self._tallies = Tallies()
+        if any("metrics" in one.monitor for one in config.listeners):
+            self._hub.tally = self._tallies.note
         self._started = False
         self._stopping = False
         self._stopped = False
@@ -108,12 +115,14 @@ class Gateway:
         for server in config.servers:
             self._add_server(server.name)
         for listen in config.listeners:
-            self._listeners[listen.name] = Listener(listen)
-            self._hub.put(_listen(listen))
+            gate = Gate(self._hub, listen, self._authenticator)
+            pace = Pace(self._hub, self._relay.rates, listen)
+            self._listeners[listen.name] = Listener(listen, gate, pace)
+            self._hub.put(self._listeners[listen.name].effect())
 
     def _add_server(self, name: str) -> None:
         config = next(one for one in self._hub.config.servers if one.name == name)
-        server = UpstreamServer(self._hub, config, self._relay)
+        server = UpstreamServer(self._hub, config, self._relay, self._fetcher, self._desk)
         self._servers[name] = server
         self._relay.add(server)
 
@@ -134,28 +143,47 @@ class Gateway:
         if failed:
             self._stop_all()
             return
+        self._authenticator.start()
         for server in self._servers.values():
             server.start()
 
     def clock(self, now: float, wall: float) -> None:
         """The time of day, at least each minute and on wake; only expiry dates are judged by it."""
         self._enter(now)
-        self._hub.wall = wall
+        self._hub.set_wall(wall)
+        for client in list(self._clients):
+            self._guard(client.conn, client.clock)
 
     def listening(self, now: float, listener: str, address: Address) -> None:
         self._enter(now)
+        if self._desk.owns(listener):
+            self._guard(None, lambda: self._desk.listening(listener, address))
+            return
         one = self._listener(listener)
-        one.address = address
-        one.door = Door(one.config, address)
-        one.routes = {one.config.path: McpEndpoint(self._hub, self._relay, self._modern, self._sessions)}
-        if one.config.sse:
-            one.sse = SseOpen(self._hub, self._relay, one.config.messages_path)
-            one.routes[one.config.sse_path] = one.sse
-            one.routes[one.config.messages_path] = SseMessages(one.sse)
+        if problem := one.exposure(address):
+            self.listen_failed(now, listener, problem)
+            return
+        endpoint = McpEndpoint(self._hub, self._relay, self._modern, self._sessions)
+        one.bound(address, endpoint, self._hub, self._relay)
+        self._monitor_routes(one)
         self._hub.emit("info", "listening", listener=listener, kind=one.config.kind, address=str(address))
+
+    def _monitor_routes(self, one: Listener) -> None:
+        """After the MCP endpoint, which is the first of the routes; the paths may have changed."""
+        hub, paths = self._hub, self._hub.config.monitor
+        for path in [path for path, there in one.routes.items() if isinstance(there, Metrics | Ready)]:
+            del one.routes[path]
+        if "ready" in one.config.monitor:
+            one.routes[paths.ready_path] = Ready(self.snapshot, lambda: hub.config.monitor)
+        if "metrics" in one.config.monitor:
+            told = lambda: {name: self._tallies.of(name) for name in self._servers}  # noqa: E731
+            one.routes[paths.metrics_path] = Metrics(self.snapshot, told, hub.config.version)
 
     def listen_failed(self, now: float, listener: str, reason: str) -> None:
         self._enter(now)
+        if self._desk.owns(listener):
+            self._guard(None, lambda: self._desk.listen_failed(listener, reason))
+            return
         self._listener(listener).failed = True
         self._failure = f"cannot listen ({listener}): {reason}"
         self._hub.emit("error", "listen_failed", listener=listener, reason=reason)
@@ -173,26 +201,52 @@ class Gateway:
     def accepted(self, now: float, listener: str, peer: Peer) -> int:
         """A client came in. Returns the id of its connection."""
         self._enter(now)
+        if self._desk.owns(listener):
+            return self._browser(listener)
         one = self._listener(listener)
         if one.door is None or not self._started:
             raise LocalProtocolError("accepted before listening and started")
         client: HttpClient | PipeClient
         if one.config.kind != "http":
-            who = LOCAL if one.config.kind == "stdio" else _principal(peer)
+            who = one.gate.by_peer(peer).principal
             client = PipeClient(self._hub, self._relay, self._modern, who, self._client_gone)
+            # Before it can be refused: only the end of stdin may end the gateway.
+            client.is_stdio = one.config.kind == "stdio"
         else:
             upgrade = self._upgrade if one.config.websocket else None
-            client = HttpClient(self._hub, one.door, one.routes, _principal(peer), self._client_gone, upgrade)
+            routes = one.routes, one.open_routes
+            asked = one.door, one.gate, one.pace, peer
+            client = HttpClient(self._hub, *asked, *routes, self._client_gone, upgrade)
         conn = self._hub.accept(client)
         client.conn = conn
         if self._stopping or len(self._clients) >= self._hub.limits.connections:
             self._hub.count("connections_refused")
             conn.abort()
             return conn.id
-        self._clients[client] = None
-        if isinstance(client, PipeClient):
-            client.is_stdio = one.config.kind == "stdio"
+        source = one.pace.connecting(peer) if not one.gate.turns_away(peer) else None
+        if source is None:
+            conn.abort()
+            return conn.id
+        self._sources[conn.id] = source
+        if isinstance(client, HttpClient):
+            client.came_from = source
+        self._clients[client] = one
         client.attach(conn)
+        return conn.id
+
+    def _browser(self, listener: str) -> int:
+        """A browser comes back from a login."""
+        # Loaded where it is used: most runs have no logins.
+        from mcpgate_proto.downstream.callback import CallbackClient
+
+        callback = self._desk.callback(listener)
+        bound = callback.address if callback is not None else None
+        client = CallbackClient(self._hub, bound or Address(), callback.answered if callback else None)
+        conn = self._hub.accept(client)
+        if callback is None or not callback.lets_in(conn):
+            conn.abort()
+        else:
+            client.attach(conn)
         return conn.id
 
     def _upgrade(self, http: HttpClient, trailing: bytes) -> None:
@@ -203,9 +257,9 @@ class Gateway:
         conn = http.conn
         if conn is None:
             return
-        client = WebSocketClient(self._hub, self._relay, self._modern, http.principal, self._client_gone)
-        self._clients.pop(http, None)
-        self._clients[client] = None
+        client = WebSocketClient(self._hub, self._relay, self._modern, http.grant, self._client_gone)
+        client.address = http.source.text
+        self._clients[client] = self._clients.pop(http)
         http.conn = None
         conn.handler = client
         client.attach(conn)
@@ -215,7 +269,8 @@ class Gateway:
     def accept_failed(self, now: float, listener: str, reason: str) -> None:
         """Out of descriptors, most likely: accept no more for a moment; what is open goes on."""
         self._enter(now)
-        self._listener(listener)
+        if not self._desk.owns(listener):
+            self._listener(listener)
         self._hub.count("accepts_failed")
         self._hub.emit("error", "accept_failed", listener=listener, reason=reason)
         self._hub.put(PauseAccept(listener))
@@ -230,6 +285,11 @@ class Gateway:
     def resolved(self, now: float, lookup: int, addresses: list[Address]) -> None:
         self._enter(now)
         self._guard(None, lambda: self._hub.looked_up(lookup, list(addresses), ""))
+
+    def claimed(self, now: float, name: str, data: bytes | None) -> None:
+        """A stored record is locked and read: empty if there is none, None if there is no store for it."""
+        self._enter(now)
+        self._guard(None, lambda: self._desk.claimed(name, data))
 
     def resolve_failed(self, now: float, lookup: int, reason: str) -> None:
         self._enter(now)
@@ -290,6 +350,9 @@ class Gateway:
         found = self._hub.connections.get(conn)
         if found is not None:
             self._hub.forget(conn)
+            source = self._sources.pop(conn, None)
+            if source is not None:
+                self._relay.rates.leave(source)
             self._guard(None, lambda: found.handler.closed(reason))
             self._settle()
 
@@ -308,22 +371,35 @@ class Gateway:
             act()
         except Exception as defect:  # every defect of ours ends here: see `trap_errors`
             self._hub.count("defects")
-            where = _where(defect)
-            self._hub.emit("critical", "defect", kind=type(defect).__name__, where=where)
+            kind, where = type(defect).__name__, _where(defect)
+            report = self._relay.incidents.report
+            error_id = report("critical", "defect", (kind, where), kind=kind, where=where)
             if conn is not None:
-                conn.abort()
+                self._broken(conn, error_id)
+
+    def _broken(self, conn: Connection, error_id: str) -> None:
+        """A defect of ours showed on `conn`: a client is told so as well as may be, and it ends."""
+        handler = conn.handler
+        try:
+            if isinstance(handler, HttpClient | PipeClient):
+                handler.broken(codes.broken(error_id))
+        except Exception:  # what is broken may be the very thing that tells
+            self._hub.count("defects")
+        if not conn.closing:
+            conn.abort()
 
     # -- commands
 
     def reload(self, now: float, config: GatewayConfig) -> None:
-        """Take over changed servers and limits; what did not change keeps its sessions and children.
-        Listeners stay as they are."""
+        """Take over changed servers and limits; what did not change, or only in the headers that it is sent,
+        keeps its sessions and children. Listeners stay as they are."""
         self._enter(now)
         hub = self._hub
-        old = {name: server.config for name, server in self._servers.items()}
         hub.config = config
         hub.limits = config.limits
-        kept = {one.name for one in config.servers if old.get(one.name) == one}
+        self._reload_auth(config)
+        old = self._servers
+        kept = {one.name for one in config.servers if one.name in old and old[one.name].renew(one)}
         for name, server in self._servers.items():
             if name not in kept:
                 server.stop()
@@ -343,6 +419,28 @@ class Gateway:
         for kind in ("tools", "prompts", "resources"):
             self._relay.interests.changed(None, kind)
         hub.emit("notice", "reloaded", servers=len(self._servers), kept=len(kept))
+
+    def _reload_auth(self, config: GatewayConfig) -> None:
+        """Whose key or issuer is gone, or came in without where that is no longer enough, is out at once."""
+        lost = self._authenticator.reload(config.auth)
+        for one in self._listeners.values():
+            if one.door is not None:
+                one.open(config.monitor)
+                self._monitor_routes(one)
+        for client, one in list(self._clients.items()):
+            if lost(client.principal) or one.gate.keeps_out(client.principal):
+                client.expel()
+        gates = [one.gate for one in self._listeners.values() if one.config.kind == "http"]
+        self._sessions.expel(lambda who: lost(who) or all(gate.keeps_out(who) for gate in gates))
+
+    def login(self, now: float, server: str, principal: str) -> None:
+        """Have somebody at this machine log in to `server` for `principal`. The records `login_done`,
+        `login_failed`, `login_impossible` and `login_unneeded` tell how it went."""
+        self._enter(now)
+        known = self._servers.get(server)
+        if known is None:
+            raise LocalProtocolError(f"unknown server {server!r}")
+        self._guard(None, lambda: known.login(principal))
 
     def shutdown(self, now: float, grace_s: float) -> None:
         """Stop in good order: no new clients, calls in flight may finish within `grace_s`. A second call
@@ -377,6 +475,8 @@ class Gateway:
             client.stop()
         for server in self._servers.values():
             server.stop()
+        self._fetcher.stop()
+        self._desk.stop()
         self._hub.after(self._hub.limits.close_timeout_s, "close timeout", self._abort_clients)
         self._settle()
 
@@ -442,22 +542,10 @@ class Gateway:
             interests=len(self._relay.interests),
             timers=len(self._hub.timers),
             unsent=sum(conn.unsent for conn in self._hub.connections.values()),
+            unread=self._hub.unread,
+            stopping=self._stopping,
             counters=dict(sorted(self._hub.counters.items())),
         )
-
-
-def _listen(config: ListenConfig) -> Listen:
-    if config.kind == "stdio":
-        return Listen(listener=config.name, kind="stdio")
-    if config.socket_path:
-        path, mode = config.socket_path, config.socket_mode
-        return Listen(listener=config.name, kind="unix", path=path, mode=mode, tls=config.tls)
-    return Listen(listener=config.name, kind="tcp", host=config.host, port=config.port, tls=config.tls)
-
-
-def _principal(peer: Peer) -> Principal:
-    """Without authentication a Unix peer of our own user is local, anyone else nobody in particular."""
-    return LOCAL if peer.kind == "unix" and peer.same_user else ANONYMOUS
 
 
 def _where(defect: BaseException) -> str:

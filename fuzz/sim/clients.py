@@ -204,7 +204,7 @@ class Client:
             if name not in ("_meta", "requestState", "inputResponses")
         }
         if wanted:
-            params["inputResponses"] = {key: self._told(one["params"]) for key, one in wanted.items()}
+            params["inputResponses"] = {key: self.answer_to(one) for key, one in wanted.items()}
         if "requestState" in value:
             params["requestState"] = value["requestState"]
 
@@ -237,7 +237,16 @@ class Client:
         if "/" in nonce and not nonce.startswith(self.name + "/"):
             self.problem(f"was asked {nonce}, which is not its own (I2)")
 
-    def _told(self, params: Message) -> Message:
+    def answer_to(self, question: Message) -> Message:
+        """What it says to a question, in whatever era it was asked."""
+        if question["method"] == "roots/list":
+            return {"roots": [{"uri": f"file:///{self.name}"}]}
+        if question["method"] == "sampling/createMessage":
+            said = {"type": "text", "text": f"{self.name} thinks"}
+            return {"role": "assistant", "model": "m", "content": said}
+        params = question["params"]
+        if params.get("mode") == "url":
+            return {"action": "accept"}
         return {"action": "accept", "content": {"answer": f"{self.name} says {params.get('message', '')}"}}
 
     def asked(self, message: Message) -> None:
@@ -256,10 +265,9 @@ class Client:
         def answer() -> None:
             if self.dead:
                 return
-            if message["method"] == "elicitation/create":
-                self.reply(result(message["id"], self._told(message["params"])))
-            elif message["method"] == "roots/list":
-                self.reply(result(message["id"], {"roots": [{"uri": f"file:///{self.name}"}]}))
+            feature = message["method"].partition("/")[0]
+            if feature in self.capabilities:
+                self.reply(result(message["id"], self.answer_to(message)))
             else:
                 self.reply(error(message["id"], -32601, "not offered"))
 

@@ -51,6 +51,11 @@ class MessageReader:
             return True
         return self.between
 
+    def take(self) -> bytearray:
+        """What has come after the head that was just read: from here on it is not HTTP."""
+        rest, self._data = self._data, bytearray()
+        return rest
+
     def _step(self) -> bool:
         if self._state == "head":
             return self._head()

@@ -31,6 +31,7 @@ class Wire:
         self.call: Call | None = None
         self.dead = False
         self.busy = False
+        self._told_at: float | None = None
         self.method = ""
         self.on_event: Callable[[http.Event], None] = lambda event: None
         self.on_end: Callable[[], None] = lambda: None
@@ -61,7 +62,12 @@ class Wire:
         if self.dead:
             self._lost()
             return
-        self.stream.send(http.head(f"{method} {path} HTTP/1.1", host, body if body is not None else b""))
+        self._told_at = None
+        data = http.head(f"{method} {path} HTTP/1.1", host, body if body is not None else b"")
+        self.stream.send(data, self._told)
+
+    def _told(self) -> None:
+        self._told_at = self.client.world.now
 
     def _opened(self, start: str, headers: http.Headers) -> None:
         self.status = int(start.split(" ")[1])
@@ -132,10 +138,21 @@ class Wire:
     def data(self, data: bytes) -> None:
         self._reader.feed(data)
 
+    @property
+    def early(self) -> bool:
+        """Whether the gateway may have heard of the request only just now, or not yet."""
+        now = self.client.world.now
+        return self._told_at is None or now - self._told_at <= self.client.world.config.limits.half_close_s
+
     def close(self) -> None:
         if not self.dead:
             self.dead = True
             self.stream.close()
+
+    def break_off(self) -> None:
+        if not self.dead:
+            self.dead = True
+            self.stream.reset()
 
 
 class HttpClient(Client):
@@ -213,7 +230,11 @@ class HttpClient(Client):
             call.closed = True
             call.wire.call = None
             call.wire.stream.on_ended = lambda: setattr(call, "cancel_seen", True)
-            call.wire.close()
+            if call.wire.early:
+                # So soon, closing could as well be half-closing; only a broken connection says more.
+                call.wire.break_off()
+            else:
+                call.wire.close()
 
     def leave(self) -> None:
         for wire in list(self.wires):

@@ -75,6 +75,15 @@ class Network:
         self._lookups: dict[int, None] = {}
         self._pids = 100
         self.most_unsent = 0
+        # Carries out what logins need; a model of `fuzz/sim/logins.py`, where a scene has one.
+        self.desk: Callable[[Effect], None] = lambda effect: None
+        self._bound = False
+        # Ports that something else has, and those of listeners that were opened late.
+        self.taken: dict[int, None] = {}
+        self.ports: dict[int, str] = {}
+        self._next_port = 40000
+        # Where clients come from.
+        self.client_host = "127.0.0.1"
 
     # -- effects
 
@@ -117,6 +126,10 @@ class Network:
                 self._resolve(effect)
             case fx.Listen():
                 self.listens[effect.listener] = effect
+                if self._bound:
+                    self._listen_late(effect)
+            case fx.Browse() | fx.Claim() | fx.Keep() | fx.Release():
+                self.desk(effect)
             case fx.Unlisten():
                 if self.listens.pop(effect.listener, None) is None:
                     self._broken(f"Unlisten of {effect.listener}, which is not open")
@@ -180,6 +193,21 @@ class Network:
             address = Address() if listen.kind == "stdio" else Address(host="127.0.0.1", port=port)
             port += 1
             self.world.feed("listening", name, address)
+        self._bound = True
+
+    def _listen_late(self, effect: fx.Listen) -> None:
+        self._next_port += 1
+        port = effect.port or self._next_port
+
+        def answer() -> None:
+            if port in self.taken:
+                self.listens.pop(effect.listener, None)
+                self.world.feed("listen_failed", effect.listener, "address already in use")
+            else:
+                self.ports[port] = effect.listener
+                self.world.feed("listening", effect.listener, Address(host=effect.host, port=port))
+
+        self.world.after(0.0, answer)
 
     def connect(
         self, listener: str, peer: PeerHandler, kind: str = "tcp", *, faults: Faults | None = None
@@ -190,10 +218,12 @@ class Network:
         told = (
             Peer(kind="stdio")
             if kind == "stdio"
-            else Peer(kind="tcp", address=Address(host="127.0.0.1", port=50000))
+            else Peer(kind="tcp", address=Address(host=self.client_host, port=50000))
         )
         if kind == "unix":
             told = Peer(kind="unix", uid=1000, same_user=True)
+        elif kind == "unix other":
+            told = Peer(kind="unix", uid=2000, gid=2000)
         # The stream has to be there before the effects of being accepted are carried out.
         conn = self.world.gateway.accepted(self.world.now, listener, told)
         self._fresh(conn)

@@ -25,13 +25,15 @@ FAST = Limits(startup_wait_s=5.0, probe_timeout_s=6.0)
 AnyClient = LegacyHttp | LegacyPipe | LegacySse | ModernHttp | ModernPipe
 
 
-def _listener(name: str, sockets: bool) -> ListenConfig:
-    """By its name: `stdio...`, `unix...`, or HTTP."""
+def _listener(name: str, sockets: bool, listen: dict[str, Any]) -> ListenConfig:
+    """By its name: `stdio...`, `unix...` (`unix-2000`: for that user too), or HTTP, which `listen` is
+    about."""
     if name.startswith("stdio"):
         return ListenConfig(name=name, kind="stdio")
     if name.startswith("unix"):
-        return ListenConfig(name=name, kind="unix", socket_path=f"/run/{name}")
-    return ListenConfig(name=name, websocket=sockets, sse=sockets)
+        others = (2000,) if name == "unix-2000" else ()
+        return ListenConfig(name=name, kind="unix", socket_path=f"/run/{name}", allow_uids=others)
+    return ListenConfig(name=name, websocket=sockets, sse=sockets, **listen)
 
 
 class Scene:
@@ -48,6 +50,7 @@ class Scene:
         options: dict[str, dict[str, Any]] | None = None,
         host: str = "127.0.0.1",
         sockets: bool = False,
+        listen: dict[str, Any] | None = None,
         **config: Any,
     ) -> None:
         options = options or {}
@@ -65,7 +68,7 @@ class Scene:
             places.append((name, transport, eras, port))
         self.config = GatewayConfig(
             servers=tuple(configs),
-            listeners=tuple(_listener(name, sockets) for name in listeners),
+            listeners=tuple(_listener(name, sockets, listen or {}) for name in listeners),
             limits=limits,
             log_level="debug",
             **config,

@@ -40,6 +40,7 @@ class ServerModel:
         self.scripts: dict[str, Callable[[Job], None]] = {}
         self.definitions: dict[str, Message] = {}
         self.reader: Callable[[Job], None] | None = None
+        self.completer: Callable[[Job], None] | None = None
         self.list_changed = True
         self.prompts: tuple[str, ...] = ()
         self.resources: tuple[str, ...] = ()
@@ -394,7 +395,7 @@ class HttpConn:
 
     def _get(self, id: str | None) -> None:
         if not self.server.get_stream or id is None:
-            self._refuse(405)
+            self._refuse(400 if self.server.get_stream else 405)
             return
         self.server.gets[id] = self
         self._begin_stream()

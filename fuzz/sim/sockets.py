@@ -122,6 +122,11 @@ class Ws(PipeClient):
             at = self._head.find(b"\r\n\r\n")
             if at < 0:
                 return
+            if self._head.startswith(b"HTTP/1.1 408 "):
+                # The upgrade stalled on its way for longer than a gateway waits.
+                self._lost()
+                self.stream.close()
+                return
             assert self._head.startswith(b"HTTP/1.1 101 "), bytes(self._head[:80])
             self._up = True
             data = bytes(self._head[at + 4 :])

@@ -273,6 +273,9 @@ class Talk:
         job.answer({"messages": [{"role": "user", "content": {"type": "text", "text": told}}]})
 
     def _complete(self, job: Job) -> None:
+        if self.server.completer is not None:
+            self.server.completer(job)
+            return
         job.answer({"completion": {"values": [f"{self.server.name}:{json.dumps(job.params['ref'])}"]}})
 
     def _level(self, job: Job) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from mcpgate_proto.downstream import audited
 from mcpgate_proto.downstream.outlet import Outlet
 from mcpgate_proto.downstream.tasks import LegacyIds
 from mcpgate_proto.mcp import content
@@ -19,6 +20,7 @@ from mcpgate_proto.wire import jsonrpc, values
 from mcpgate_proto.wire.jsonrpc import Raw, RequestId
 
 if TYPE_CHECKING:
+    from mcpgate_proto.downstream.legacy_tasks import Augmented
     from mcpgate_proto.downstream.session import ClientSession
 
 __all__ = ["LegacyCall"]
@@ -37,7 +39,11 @@ class LegacyCall:
         self.method = method
         self.outlet = outlet
         self.exchange: Exchange | None = None
+        # Where it goes, once that is known.
+        self.server = ""
         self.ids: LegacyIds | None = None
+        # The client asked a modern server for a task (L22).
+        self.augmented: Augmented | None = None
         self._token = token
         self.done = False
         self._opened: dict[str, int] = {}
@@ -141,15 +147,13 @@ class LegacyCall:
     def _cannot_go_on(self, fault: Fault) -> None:
         reason = f"the client did not answer the server's question: {fault.message[:200]}"
         if self.method == "tools/call":
-            text = jsonrpc.to_raw([{"type": "text", "text": reason}])
-            self.completed({"content": text, "isError": Raw(b"true")})
+            self.completed(content.tool_failure(reason))
         else:
             self.failed(Fault(FaultKind.INTERNAL, reason))
 
     def reply(self, key: str, answer: Answer) -> None:
         if self.exchange is not None:
-            given = self.ids.own_in(answer) if self.ids is not None else answer
-            self.exchange.answer(key, given)
+            self.exchange.answer(key, answer)
 
     def withdrawn(self, key: str) -> None:
         for told in self.session.withdraw(lambda question: question.call is not self or question.key != key):
@@ -162,15 +166,35 @@ class LegacyCall:
     def completed(self, result: Members) -> None:
         if not self.done:
             self._over()
+            audited.completed(self.outlet, result)
+            if self.augmented is not None:
+                self._finish_task(self.augmented.completed(result))
+                return
             fitted = content.down_result(self.method, values.without(result, *HINTS), self.session.revision)
             if self.ids is not None:
                 fitted = self.ids.shown(self.method, fitted)
             self.outlet.finish(jsonrpc.encode_result(self.id, fitted))
 
-    def failed(self, fault: Fault) -> None:
-        if not self.done:
+    def became_task(self, task: Members) -> None:
+        if not self.done and self.augmented is not None:
             self._over()
-            self.session.refuse(self.id, self.outlet, fault)
+            self._finish_task(self.augmented.became(task))
+
+    def _finish_task(self, told: Members | Fault) -> None:
+        if isinstance(told, Fault):
+            self.session.refuse(self.id, self.outlet, told, self)
+        else:
+            self.outlet.finish(jsonrpc.encode_result(self.id, told))
+
+    def failed(self, fault: Fault) -> None:
+        if self.done:
+            return
+        self._over()
+        if fault.kind is FaultKind.DENIED and self.method == "tools/call":
+            audited.failed(self.outlet, fault, 0)
+            self.outlet.finish(jsonrpc.encode_result(self.id, content.tool_failure(fault.message)))
+        else:
+            self.session.refuse(self.id, self.outlet, fault, self)
 
     def congested(self, on: bool) -> None:
         if not (self.done and on):

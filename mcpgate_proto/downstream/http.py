@@ -11,27 +11,33 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from mcpgate_proto.downstream.admission import Admission, Lease
+from mcpgate_proto.downstream.http_headers import (
+    ALLOWED_METHODS,
+    EVENTS,
+    JSON,
+    REQUEST_METHOD,
+    RETRY_SOON,
+    STREAM_HEADERS,
+    accepts,
+    cors,
+    preflight,
+)
+from mcpgate_proto.downstream.pace import DENIED, Pace, refused_body
 from mcpgate_proto.effects import Peer, TlsFacts
 from mcpgate_proto.hub import Connection, Hub
+from mcpgate_proto.mcp import codes
+from mcpgate_proto.security.address import NOWHERE, Source
 from mcpgate_proto.security.door import Door
-from mcpgate_proto.security.principal import Principal
+from mcpgate_proto.security.gate import Gate, Pending, Refusal
+from mcpgate_proto.security.principal import Grant, Principal
+from mcpgate_proto.security.rate import Limited
 from mcpgate_proto.timers import Timer
 from mcpgate_proto.wire import http1_server as http1
 from mcpgate_proto.wire import jsonrpc, sse
 from mcpgate_proto.wire import websocket_handshake as handshake
 
-__all__ = ["EVENTS", "JSON", "Endpoint", "HttpClient", "Reply", "accepts"]
-
-JSON = "application/json"
-EVENTS = "text/event-stream"
-STREAM_HEADERS = [("Content-Type", EVENTS), ("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no")]
-ALLOWED_METHODS = "GET, POST, DELETE, OPTIONS"
-# C8: wildcards do not cover Authorization; `Mcp-Param-*` is reflected from what was asked for.
-ALLOWED_HEADERS = (
-    "Accept, Authorization, Content-Type, Last-Event-ID, MCP-Protocol-Version",
-    "Mcp-Method, Mcp-Name, Mcp-Session-Id",
-)
-EXPOSED_HEADERS = "Mcp-Session-Id, WWW-Authenticate"
+__all__ = ["Endpoint", "HttpClient", "Open", "Reply"]
 
 
 class Reply(Protocol):
@@ -45,12 +51,20 @@ class Reply(Protocol):
 
     def client_pressed(self, high: bool) -> None: ...
 
+    def expired(self) -> None:
+        """The credentials are no longer good (J10): what goes on and on ends, a call gets its answer."""
 
-class Endpoint(Protocol):
+
+class Open(Protocol):
+    """What is behind a path that needs no credentials: something to read, and nothing else."""
+
+    def get(self, http: HttpClient, head: http1.RequestHead) -> None: ...
+
+
+class Endpoint(Open, Protocol):
     """What is behind a path. It refuses the methods that it does not have."""
 
     def post(self, http: HttpClient, head: http1.RequestHead, body: bytes) -> None: ...
-    def get(self, http: HttpClient, head: http1.RequestHead) -> None: ...
     def delete(self, http: HttpClient, head: http1.RequestHead) -> None: ...
 
 
@@ -61,16 +75,28 @@ class HttpClient:
         self,
         hub: Hub,
         door: Door,
+        gate: Gate,
+        pace: Pace,
+        peer: Peer,
         routes: dict[str, Endpoint],
-        principal: Principal,
+        open_routes: dict[str, Open],
         gone: Callable[[HttpClient], None],
         upgrade: Callable[[HttpClient, bytes], None] | None = None,
     ) -> None:
         self.hub = hub
-        self.principal = principal
+        # Of the request under way; before its gate, what is known of the connection.
+        self.grant: Grant = gate.by_peer(peer)
+        self.gate = gate
+        self._pace = pace
+        # Where the connection comes from, and the request under way; and the limit that it has run into.
+        self.came_from: Source = NOWHERE
+        self.source: Source = NOWHERE
+        self._limited: Limited | None = None
+        self._peer = peer
         self._door = door
-        # Exact, undecoded paths (threats.md 3).
+        # Exact, undecoded paths (threats.md 3); the open ones need no credentials.
         self._routes = routes
+        self._open = open_routes
         self._gone = gone
         # Takes the connection over for WebSocket, with what has arrived beyond the request.
         self._upgrade = upgrade
@@ -81,9 +107,15 @@ class HttpClient:
         self._cors: list[tuple[str, str]] = []
         self._timer: Timer | None = None
         self._comment: Timer | None = None
+        self._lease: Lease | None = None
         self._written_at = 0.0
         self._body_since = 0.0
+        self.body_bytes = 0
         self._eof = False
+
+    @property
+    def principal(self) -> Principal:
+        return self.grant.principal
 
     def attach(self, conn: Connection) -> None:
         self.conn = conn
@@ -129,6 +161,10 @@ class HttpClient:
                 conn.hold("pipelined")
         elif phase is http1.Phase.CLOSING and self._codec.discarded > self.hub.limits.discard_bytes:
             self.close()
+        if not conn.weigh(self._codec.held) and self.reply is None:
+            self.hub.count("refused_memory")
+            self.refuse(503, "too much is being received; try again", [RETRY_SOON], close=True)
+            conn.weigh(self._codec.held)
 
     def pressed(self, high: bool) -> None:
         if self.reply is not None:
@@ -140,6 +176,7 @@ class HttpClient:
         self.conn = None
         self._disarm()
         self._end_comments()
+        self._end_lease()
         reply, self.reply = self.reply, None
         if reply is not None:
             reply.client_gone(True)
@@ -148,6 +185,7 @@ class HttpClient:
     def drop_reply(self) -> None:
         """The response under way will not be finished: its client is gone."""
         self.reply = None
+        self._end_lease()
         self._end_comments()
         self.close()
 
@@ -203,16 +241,23 @@ class HttpClient:
             elif kind is http1.RequestBody:
                 if self.head is None:
                     continue  # refused at its head already
+                if isinstance(self.reply, Admission):
+                    self.reply.body = event.data  # type: ignore[union-attr]
+                    continue
                 self._complete(event.data)  # type: ignore[union-attr]
             elif kind is http1.Refused:
                 self.hub.count("http_refused")
                 self._cors = []
+                if isinstance(self.reply, Admission):
+                    self.reply.client_gone(True)
                 self.refuse(event.status, event.reason, close=True)  # type: ignore[union-attr]
             else:
                 self._peer_closed(kind is http1.Aborted)
 
     def _peer_closed(self, aborted: bool) -> None:
-        if self.reply is not None:
+        if self.reply is not None and aborted and isinstance(self.reply, Admission):
+            self.stop()  # the rest of the request will not come
+        elif self.reply is not None:
             self.reply.client_gone(False)
         else:
             self.close()
@@ -222,12 +267,22 @@ class HttpClient:
         self._disarm()
         self.head = head
         self._cors = []
+        self._limited = None
+        source = self._pace.requesting(self.came_from, self._peer, head.headers)
+        if source is None:
+            self.refuse(403, DENIED)
+            return
+        self.source = source
         wrong = self._knock(head)
         if wrong is not None:
             self.hub.count("door_refused")
             self.refuse(403, wrong)
-        elif head.method == "OPTIONS":
+        elif (limited := self._pace.rates.address(source)) is not None:
+            self._wait(limited, head)
+        elif head.method == "OPTIONS" and self._cors and REQUEST_METHOD in head.headers:
             self._preflight(head)
+        elif head.path in self._open:
+            self._open_to_all(head)
         else:
             self._admit(head)
 
@@ -244,18 +299,78 @@ class HttpClient:
         origin = origins[0] if origins else None
         wrong = self._door.check_origin(origin, host)
         if wrong is None and origin is not None:
-            self._cors = _cors(origin)
+            self._cors = cors(origin)
         return wrong
 
-    def _admit(self, head: http1.RequestHead) -> None:
-        """Who is asking. Nothing about routes is told before that is known."""
+    def _open_to_all(self, head: http1.RequestHead) -> None:
+        if head.method not in ("GET", "HEAD") or head.has_body:
+            self.refuse(405, "the method is not allowed here", [("Allow", "GET, HEAD")])
+        else:
+            self._open[head.path].get(self, head)
+
+    def _admit(self, head: http1.RequestHead, body: bytes | None = None) -> None:
+        """Who is asking (J10). Nothing about routes is told before that is known. `body` came meanwhile."""
+        tls = self.conn.tls if self.conn is not None else None
+        verdict = self.gate.judge(self._peer, tls, head.headers, self.source.text)
+        if isinstance(verdict, Pending):
+            again = self.gate.authenticator.wait(verdict, self._judge_again)
+            if not isinstance(again, Refusal):
+                self.reply = Admission(again, body)
+                if self.conn is not None:
+                    self.conn.hold("authentication")
+                return
+            verdict = again
+        if isinstance(verdict, Refusal):
+            self._turn_away(verdict)
+            return
+        self.grant = verdict
         self._route(head)
+        if body is not None and self.head is head:
+            self._complete(body)
+
+    def _judge_again(self, late: bool) -> None:
+        """The keys are there, or will not come in time."""
+        waited, self.reply = self.reply, None
+        head = self.head
+        if self.conn is None or head is None or not isinstance(waited, Admission):
+            return
+        self.conn.release("authentication")
+        if late:
+            self._turn_away(self.gate.authenticator.late())
+        else:
+            self._admit(head, waited.body)
+
+    def _turn_away(self, refusal: Refusal) -> None:
+        if refusal.why and refusal.status < 500:
+            self._pace.rates.failed_authentication(self.source)
+        self.hub.audit(
+            "auth_refused",
+            address=self.source.text,
+            status=refusal.status,
+            reason=refusal.why or refusal.reason,
+        )
+        self.refuse(refusal.status, refusal.reason, list(refusal.headers))
+
+    def _wait(self, limited: Limited, head: http1.RequestHead) -> None:
+        """Too soon: 429 at once, or when the body is read that has come along and names the request."""
+        self._limited = limited
+        if head.method != "POST" or not head.has_body or self._codec.phase is not http1.Phase.RESPOND:
+            self._too_soon(limited, b"")
+
+    def _too_soon(self, limited: Limited, body: bytes) -> None:
+        told = refused_body(limited, body, self.hub)
+        headers = [("Content-Type", JSON), ("Retry-After", str(limited.retry_after_s))]
+        self.respond(429, headers, told)
 
     def _route(self, head: http1.RequestHead) -> None:
         if head.path not in self._routes:
             self.refuse(404, "there is nothing here; the MCP endpoint has another path")
+        elif head.method == "OPTIONS":
+            self._preflight(head)
         elif head.method not in ("GET", "POST", "DELETE"):
             self.refuse(405, "the method is not allowed here", [("Allow", ALLOWED_METHODS)])
+        elif (limited := self._pace.rates.principal(self.principal)) is not None:
+            self._wait(limited, head)
         elif head.method == "POST":
             self._post_opened(head)
         elif head.upgrade and head.method == "GET" and self._upgrade is not None and self._upgradable():
@@ -266,19 +381,7 @@ class HttpClient:
             self._await_body()  # one that nobody needs; `_complete` goes on
 
     def _preflight(self, head: http1.RequestHead) -> None:
-        extra: list[tuple[str, str]] = []
-        if self._cors and head.headers.get("access-control-request-method"):
-            asked = head.headers.get("access-control-request-headers") or ""
-            params = [
-                name.strip() for name in asked.split(",") if name.strip().lower().startswith("mcp-param-")
-            ]
-            allowed = ", ".join([*ALLOWED_HEADERS, *params[:32]])
-            extra = [
-                ("Access-Control-Allow-Methods", ALLOWED_METHODS),
-                ("Access-Control-Allow-Headers", allowed),
-                ("Access-Control-Max-Age", "600"),
-            ]
-        self.respond(204, [("Allow", ALLOWED_METHODS), *extra])
+        self.respond(204, [("Allow", ALLOWED_METHODS), *(preflight(head.headers) if self._cors else [])])
 
     def _post_opened(self, head: http1.RequestHead) -> None:
         kind = (head.headers.get("content-type") or "").split(";", 1)[0].strip().lower()
@@ -315,7 +418,11 @@ class HttpClient:
 
     def _complete(self, body: bytes) -> None:
         self._disarm()
-        self._dispatch(body)
+        self.body_bytes = len(body)
+        if self._limited is not None:
+            self._too_soon(self._limited, body)
+        else:
+            self._dispatch(body)
 
     def _dispatch(self, body: bytes) -> None:
         head = self.head
@@ -327,6 +434,26 @@ class HttpClient:
             endpoint.get(self, head)
         else:
             endpoint.delete(self, head)
+        if self.reply is not None and self.grant.expires_wall is not None:
+            self._lease = Lease(self.hub, self.grant.expires_wall, self._expired)
+
+    # -- the end of credentials
+
+    def _expired(self) -> None:
+        self._lease = None
+        if self.reply is not None:
+            self.hub.count("credentials_expired")
+            self.reply.expired()
+
+    def clock(self) -> None:
+        """The time of day was told; it may have been set."""
+        if self._lease is not None:
+            self._lease.check()
+
+    def _end_lease(self) -> None:
+        if self._lease is not None:
+            self._lease.cancel()
+            self._lease = None
 
     # -- responses
 
@@ -389,6 +516,7 @@ class HttpClient:
     def _answered(self) -> None:
         """The response is complete: the next request, or write, half-close, bounded discard, close."""
         conn = self.conn
+        self._end_lease()
         if conn is None:
             return
         self.head = None
@@ -412,11 +540,26 @@ class HttpClient:
             self._handle(self._codec.next())
             self._after_input()
 
+    def broken(self, body: codes.ErrorBody) -> None:
+        """A defect of ours: 500, where no answer has begun."""
+        reply = self.reply
+        if self.head is None or self._comment is not None:
+            return
+        told = jsonrpc.encode_error(None, body.code, body.message, body.data)
+        self.respond(body.http_status, [("Content-Type", JSON)], told, close=True)
+        if reply is not None:
+            reply.client_gone(True)
+
     def stop(self) -> None:
         """The gateway stops: an idle connection ends now, one with a response once that is finished."""
         if self.reply is not None:
             self.reply.client_gone(True)
         self.close()
+
+    def expel(self) -> None:
+        """What is under way was opened with credentials that are gone; the next request is judged anew."""
+        if self.reply is not None:
+            self.stop()
 
     @property
     def busy(self) -> bool:
@@ -425,24 +568,3 @@ class HttpClient:
     @property
     def idle(self) -> bool:
         return self.reply is None and self._codec.phase is http1.Phase.HEAD
-
-
-def _cors(origin: str) -> list[tuple[str, str]]:
-    """For an origin that passed the door; never a wildcard (threats.md row 34)."""
-    return [
-        ("Access-Control-Allow-Origin", origin),
-        ("Access-Control-Expose-Headers", EXPOSED_HEADERS),
-        ("Vary", "Origin"),
-    ]
-
-
-def accepts(value: str | None, kind: str) -> bool:
-    """Whether an Accept header allows `kind` (C6: `*/*` and q-values honoured; absent means anything)."""
-    if value is None or not value.strip():
-        return True
-    family = kind.split("/", 1)[0]
-    for part in value.lower().split(","):
-        name, *params = [piece.strip() for piece in part.split(";")]
-        if name in (kind, f"{family}/*", "*/*") and "q=0" not in params and "q=0.0" not in params:
-            return True
-    return False

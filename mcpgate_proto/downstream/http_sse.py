@@ -9,7 +9,10 @@ token, E4); let a session outlive its stream (E5).
 
 from __future__ import annotations
 
-from mcpgate_proto.downstream.http import EVENTS, JSON, HttpClient, accepts
+from mcpgate_proto.downstream import pace
+from mcpgate_proto.downstream.audited import audited
+from mcpgate_proto.downstream.http import HttpClient
+from mcpgate_proto.downstream.http_headers import EVENTS, JSON, accepts
 from mcpgate_proto.downstream.session import ClientSession
 from mcpgate_proto.hub import Hub
 from mcpgate_proto.mcp import codes
@@ -46,7 +49,7 @@ class SseStream:
     def notify(self, message: bytes) -> None:
         self.send(message)
 
-    def finish(self, message: bytes | None, status: int = 200) -> None:
+    def finish(self, message: bytes | None, status: int = 200, retry_after_s: int = 0) -> None:
         if message is not None:
             self.send(message)
 
@@ -60,6 +63,10 @@ class SseStream:
     @property
     def can_ask(self) -> bool:
         return True
+
+    @property
+    def forwarded(self) -> tuple[tuple[str, str], ...]:
+        return ()
 
     @property
     def pressed(self) -> bool:
@@ -79,11 +86,14 @@ class SseStream:
             if call.exchange is not None:
                 call.exchange.throttle(high)
 
-    def end(self) -> None:
-        """The gateway stops."""
+    def expired(self) -> None:
+        """The session lives as long as its stream (E5), so it ends with it; a new token opens another."""
+        self.end("the client's credentials have expired")
+
+    def end(self, reason: str) -> None:
         http, self.http = self.http, None
         self._endpoint.ended(self)
-        self.session.end("mcpgate is stopping")
+        self.session.end(reason)
         if http is not None:
             http.end_stream()
 
@@ -124,7 +134,7 @@ class SseOpen:
 
     def stop(self) -> None:
         for stream in list(self.streams.values()):
-            stream.end()
+            stream.end("mcpgate is stopping")
 
 
 class SseMessages:
@@ -150,21 +160,31 @@ class SseMessages:
             http.respond(400, [("Content-Type", JSON)], error)
             return
         http.respond(202, [])
-        for message in messages:
-            if not isinstance(message, jsonrpc.Malformed):
-                self._one(stream, message)
+        for number, message in enumerate(messages):
+            # The first was counted with its POST.
+            limited = session.relay.rates.principal(http.principal) if number else None
+            if limited is not None and not pace.passes(message):
+                told = pace.refused(limited, message)
+                if told is not None:
+                    stream.send(told)
+            elif not isinstance(message, jsonrpc.Malformed):
+                self._one(http, stream, message)
 
-    def _one(self, stream: SseStream, message: jsonrpc.Message) -> None:
+    def _one(self, http: HttpClient, stream: SseStream, message: jsonrpc.Message) -> None:
         if not isinstance(message, jsonrpc.Request):
             stream.session.handle(message, None)
-        elif message.method == "initialize" and not stream.started:
+            return
+        outlet = audited(
+            stream.session.hub, stream, message, http.principal, http.source.text, http.body_bytes
+        )
+        if message.method == "initialize" and not stream.started:
             stream.started = values.text_of(message.params, "protocolVersion") is not None
-            stream.session.initialize(message, stream)
+            stream.session.initialize(message, outlet)
         elif not stream.started and message.method != "ping":
             told = "the session is not initialized"
             stream.send(jsonrpc.encode_error(message.id, codes.INVALID_REQUEST, told))
         else:
-            stream.session.handle(message, stream)
+            stream.session.handle(message, outlet)
 
     def get(self, http: HttpClient, head: http1.RequestHead) -> None:
         http.refuse(405, "the method is not allowed here", [("Allow", "POST, OPTIONS")])

@@ -49,20 +49,21 @@ class Listening(Live):
         self._missed: dict[str, Members] = {}
         table[self] = None
 
-    def watch(self, uris: list[str], tasks: dict[str, dict[str, str]]) -> None:
-        """Subscribe to each resource where its owner can, and to tasks (server -> its id -> the client's
-        form); the acknowledgement lists those that worked."""
+    def watch(self, uris: list[str], tasks: dict[tuple[str, str], dict[str, str]]) -> None:
+        """Subscribe to each resource where its owner can, and to tasks (server and session -> its id -> the
+        client's form); the acknowledgement lists those that worked."""
         uris = list(dict.fromkeys(uris))
         self._left = len(uris) + len(tasks)
         if not self._left:
             self._acknowledge()
-        for server, ids in tasks.items():
-            watch = TaskWatch(self._relay, self._client, server, ids, self._task_changed, self._settled)
+        for place, ids in tasks.items():
+            watch = TaskWatch(self._relay, self._client, place, ids, self._task_changed, self._settled)
             self._tasks.append(watch)
         for watch in list(self._tasks):
             watch.start()
         for uri in uris:
-            self._relay.resolve_uri(uri, self._client, lambda found, uri=uri: self._routed(uri, found))  # type: ignore[misc]
+            routed = lambda found, uri=uri: self._routed(uri, found)  # noqa: E731
+            self._relay.router.resolve_uri(uri, self._client, routed)
 
     def _routed(self, uri: str, found: Route | Fault) -> None:
         if isinstance(found, Fault):

@@ -12,7 +12,7 @@ from mcpgate_proto.hub import Hub
 from mcpgate_proto.mcp import content
 from mcpgate_proto.mcp.codes import Fault, FaultKind
 from mcpgate_proto.mcp.revisions import REVISIONS, Era
-from mcpgate_proto.relay.catalog import KINDS, Merged
+from mcpgate_proto.relay.catalog import KINDS, Entry, Merged
 from mcpgate_proto.relay.exchange import Client, Members
 from mcpgate_proto.wire import jsonrpc
 from mcpgate_proto.wire.jsonrpc import Raw
@@ -46,18 +46,24 @@ def unseal_cursor(hub: Hub, client: Client, params: Members) -> _Cursor | Fault 
         return bad
 
 
-def _spell(kind: str, revision: str, raw: Raw, era: Era) -> Raw | None:
-    """A definition from a server of `era` for a client of `revision` (L5, L20); None leaves it out."""
+def _spell(kind: str, revision: str, raw: Raw, entry: Entry, tasks: bool) -> Raw | None:
+    """A definition for a client of `revision` (L5, L20); None leaves it out. `tasks`: those of 2025-11-25 are
+    carried."""
     kind_of: content.ItemKind = kind  # type: ignore[assignment]
     target = REVISIONS[revision]
     if target.era is Era.LEGACY:
-        return content.down_item(kind_of, raw, target)
-    return raw if era is Era.MODERN else content.up_item(kind_of, raw)
+        found = content.down_item(kind_of, raw, target)
+        support = entry.tasks if tasks and target.tasks else ""
+        return content.with_support(found, support) if kind == "tools" else found
+    return raw if entry.era is Era.MODERN else content.up_item(kind_of, raw)
 
 
 def page(hub: Hub, client: Client, kind: str, merged: Merged, cursor: _Cursor | None) -> Members | Fault:
     """One page as result members: the items as this client's revision has them, and `nextCursor`."""
-    spelled = merged.items.spelled(client.revision, lambda raw, era: _spell(kind, client.revision, raw, era))
+    tasks = hub.config.legacy_tasks
+    spelled = merged.items.spelled(
+        client.revision, lambda raw, entry: _spell(kind, client.revision, raw, entry, tasks)
+    )
     offset = 0
     if cursor is not None:
         if cursor.kind != kind or cursor.version != merged.version:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mcpgate_proto.downstream import lists, status, tasks
+from mcpgate_proto.downstream import audited, lists, status, tasks
 from mcpgate_proto.downstream.listening import Listening
 from mcpgate_proto.downstream.live import CHANGES, COMPLETE, FEATURES, INPUT_REQUIRED, Track
 from mcpgate_proto.downstream.outlet import Outlet
@@ -22,7 +22,8 @@ from mcpgate_proto.mcp.revisions import MODERN_VERSIONS, Era
 from mcpgate_proto.relay.catalog import Merged
 from mcpgate_proto.relay.exchange import Answer, Client, Members, Operation, Route
 from mcpgate_proto.relay.parking import Parking
-from mcpgate_proto.relay.relay import ROUTED, Profile, Relay
+from mcpgate_proto.relay.relay import Profile, Relay
+from mcpgate_proto.relay.router import ROUTED
 from mcpgate_proto.security.principal import Principal
 from mcpgate_proto.wire import jsonrpc, values
 from mcpgate_proto.wire.jsonrpc import Raw
@@ -122,15 +123,22 @@ class ModernFace:
 
     def finish(self, turn: Turn, result: Members, kind: Raw = COMPLETE) -> None:
         """A25: every result has its type; S: every result names who answers (F8)."""
+        if kind is INPUT_REQUIRED:
+            audited.asked(turn.outlet)
         kept = meta.end_to_end(values.object_or_empty(result["_meta"])) if "_meta" in result else {}
+        if turn.method == "resources/read" and "cacheScope" in result and self.relay.policy.rules.personal:
+            # H22: what one principal may read, a cache must not give to another.
+            result = {**result, "cacheScope": Raw(b'"private"')}
         kept[meta.SERVER_INFO] = jsonrpc.to_raw({"name": "mcpgate", "version": self.hub.config.version})
         told = {**result, "resultType": kind, "_meta": jsonrpc.encode_object(kept)}
         turn.outlet.finish(jsonrpc.encode_result(turn.request.id, told))
 
-    def refuse(self, turn: Turn, fault: Fault) -> None:
+    def refuse(self, turn: Turn, fault: Fault, server: str = "") -> None:
+        fault = self.relay.incidents.account(fault, turn.method, server)
         body = codes.to_modern(fault)
+        audited.failed(turn.outlet, fault, body.code)
         message = jsonrpc.encode_error(turn.request.id, body.code, body.message, body.data)
-        turn.outlet.finish(message, body.http_status)
+        turn.outlet.finish(message, body.http_status, body.retry_after_s)
 
     def _discovered(self, turn: Turn, profile: Profile) -> None:
         declared = {name: raw for name, raw in profile.capabilities.items() if name in CAPABILITIES}
@@ -232,14 +240,19 @@ class ModernFace:
                 return
             self._start(turn, call, found, continued)
 
-        if name is not None:
-            routed(self.relay.explicit(name, params))
-        else:
-            self.relay.resolve(turn.method, params, turn.client, routed, plan=turn.headers is not None)
+        plan = turn.headers is not None
+        self.relay.router.resolve(turn.method, params, turn.client, routed, plan=plan, server=name)
 
     def _start(self, turn: Turn, call: ModernCall, route: Route, continued: Continuation) -> None:
         if call.done:
             return
+        told = turn.request.params
+        fault = self.relay.router.withdrawn(turn.client, route.server, turn.method, route.params, told)
+        if fault is not None:
+            call.failed(fault)
+            return
+        call.server = route.server
+        audited.routed(turn.outlet, route.server)
         level = turn.told.log_level
         operation = Operation(
             method=turn.method,
@@ -250,9 +263,10 @@ class ModernFace:
             wants_progress=turn.told.progress_token is not None,
             answers=continued.answers,
             carry=continued.carry,
+            forwarded=turn.outlet.forwarded,
         )
         if turn.method == "tools/call" and tasks.declares(turn):
-            operation.take_task = lambda task: call.made_task(route.server, task)
+            operation.takes_task = True
         call.begin(self.relay.start(operation, route, call))
 
     def _task(self, turn: Turn) -> None:
@@ -260,7 +274,7 @@ class ModernFace:
         if isinstance(found, Fault):
             self.refuse(turn, found)
             return
-        call = tasks.TaskCall(self, self._rounds, turn, found.params["taskId"])
+        call = tasks.TaskCall(self, self._rounds, turn, found)
         turn.track(call)
         self._start(turn, call, found, Continuation())
 
@@ -268,6 +282,15 @@ class ModernFace:
         """A retry of a parked call (L1.5): its answers go to the server once they are all there."""
         parked = continued.parked
         assert parked is not None
+        own = parked.exchange.operation.params
+        fault = self.relay.router.withdrawn(turn.client, parked.server, turn.method, own, turn.request.params)
+        audited.routed(turn.outlet, parked.server)
+        limited = self.relay.again(parked.exchange)
+        if limited is not None:  # its state stays good
+            fault = codes.rate_limited(limited.retry_after_ms)
+        if fault is not None:
+            self.refuse(turn, fault, parked.server)
+            return
         given = values.object_or_empty(continued.answers or values.EMPTY)
         for key in parked.asked_keys:
             if key in given:  # unknown keys are ignored (G10)
@@ -275,7 +298,7 @@ class ModernFace:
         missing = parked.missing()
         if missing and parked.outcome is None:
             # G10: ask again for what is missing, keep what came (L1.4); only what this request declares (G6).
-            undeclared = undeclared_in(turn, missing)
+            undeclared = undeclared_in(turn.client, missing)
             if undeclared is not None or parked.round >= self.hub.limits.rounds_per_call:
                 too_often = Fault(FaultKind.BAD_STATE, "the questions were not answered; start the call over")
                 self.refuse(turn, undeclared or too_often)
@@ -287,6 +310,7 @@ class ModernFace:
         operation = parked.exchange.operation
         operation.wants_progress = turn.told.progress_token is not None
         call = ModernCall(self, self._rounds, turn)
+        call.server = parked.server
         turn.track(call)
         call.begin(parked.exchange)
         self.parking.resume(parked, call)
@@ -295,8 +319,7 @@ class ModernFace:
         """L3, L4: the user would not open the URL that the server needs."""
         told = "the user declined to open the URL that the server asked for"
         if turn.method == "tools/call":
-            text = jsonrpc.to_raw([{"type": "text", "text": told}])
-            self.finish(turn, {"content": text, "isError": Raw(b"true")})
+            self.finish(turn, content.tool_failure(told))
         else:
             self.refuse(turn, Fault(FaultKind.DENIED, told))
 

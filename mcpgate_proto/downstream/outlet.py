@@ -17,9 +17,9 @@ class Outlet(Protocol):
     def notify(self, message: bytes) -> None:
         """Send a message that belongs to the request, before its answer."""
 
-    def finish(self, message: bytes | None, status: int = 200) -> None:
-        """Send the answer; nothing follows. None: there is none (the client cancelled). `status` counts
-        where nothing was sent yet and the way is HTTP."""
+    def finish(self, message: bytes | None, status: int = 200, retry_after_s: int = 0) -> None:
+        """Send the answer; nothing follows. None: there is none (the client cancelled). `status` and
+        `retry_after_s` count where nothing was sent yet and the way is HTTP."""
 
     def hold(self, reason: str, on: bool) -> None:
         """The server takes less than this client sends: stop reading from the client, where that helps."""
@@ -35,6 +35,10 @@ class Outlet(Protocol):
     @property
     def can_ask(self) -> bool:
         """Questions can reach the client: `notify` is not in vain."""
+
+    @property
+    def forwarded(self) -> tuple[tuple[str, str], ...]:
+        """Headers of the request itself that the operator lets travel on; only an HTTP POST has any."""
 
 
 class Batch:
@@ -66,7 +70,7 @@ class _Part:
     def notify(self, message: bytes) -> None:
         self._outlet.notify(message)
 
-    def finish(self, message: bytes | None, status: int = 200) -> None:
+    def finish(self, message: bytes | None, status: int = 200, retry_after_s: int = 0) -> None:
         self._batch.answered(message)
 
     def hold(self, reason: str, on: bool) -> None:
@@ -83,3 +87,7 @@ class _Part:
     @property
     def can_ask(self) -> bool:
         return self._outlet.can_ask
+
+    @property
+    def forwarded(self) -> tuple[tuple[str, str], ...]:
+        return ()

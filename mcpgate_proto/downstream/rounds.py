@@ -19,6 +19,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from mcpgate_proto.downstream import audited
 from mcpgate_proto.downstream.live import FEATURES, INPUT_REQUIRED, Track
 from mcpgate_proto.downstream.outlet import Outlet
 from mcpgate_proto.hub import SEVERITIES, Hub
@@ -32,7 +33,16 @@ from mcpgate_proto.timers import Timer
 from mcpgate_proto.wire import jsonrpc, values
 from mcpgate_proto.wire.jsonrpc import Raw
 
-__all__ = ["TOO_LATE", "Answerer", "Continuation", "ModernCall", "Rounds", "Turn", "undeclared_in"]
+__all__ = [
+    "TOO_LATE",
+    "Answerer",
+    "Continuation",
+    "ModernCall",
+    "Rounds",
+    "Turn",
+    "input_request",
+    "undeclared_in",
+]
 
 CACHEABLE = ("resources/read",)
 TASK = Raw(b'"task"')
@@ -82,7 +92,7 @@ class Answerer(Protocol):
     """How a modern result or error is written."""
 
     def finish(self, turn: Turn, result: Members, kind: Raw = ...) -> None: ...
-    def refuse(self, turn: Turn, fault: Fault) -> None: ...
+    def refuse(self, turn: Turn, fault: Fault, server: str = ...) -> None: ...
 
 
 class Rounds:
@@ -156,7 +166,7 @@ class Rounds:
         """The members of an `input_required` result."""
         result: Members = {}
         if asks:
-            wanted = {ask.key: _input_request(ask.method, ask.params) for ask in asks}
+            wanted = {ask.key: input_request(ask.method, ask.params) for ask in asks}
             result["inputRequests"] = jsonrpc.encode_object(wanted)
         if state is not None:
             result["requestState"] = state
@@ -170,7 +180,8 @@ def _task_state(payload: bytes) -> TaskState | None:
         return None
 
 
-def _input_request(method: str, params: Members) -> Raw:
+def input_request(method: str, params: Members) -> Raw:
+    """One of the questions in a result."""
     return jsonrpc.encode_object({"method": jsonrpc.to_raw(method), "params": jsonrpc.encode_object(params)})
 
 
@@ -186,15 +197,15 @@ def bound(request: jsonrpc.Request) -> bytes:
     return blake2b(b"\x00".join((request.method.encode(), bytes(target), arguments)), digest_size=16).digest()
 
 
-def undeclared_in(turn: Turn, asks: list[Ask]) -> Fault | None:
+def undeclared_in(client: Client, asks: list[Ask]) -> Fault | None:
     """G6: only what the client declared in this very request may be asked."""
-    declared = values.object_or_empty(turn.client.capabilities)
+    declared = values.object_or_empty(client.capabilities)
     for ask in asks:
-        feature = FEATURES.get(ask.method)
-        if feature is None:
+        if ask.method not in FEATURES:
             return Fault(FaultKind.INTERNAL, "the server asked for something unknown")
-        if feature not in declared:
-            return codes.missing_capability(jsonrpc.to_raw({feature: {}}))
+        missing = content.lacking(ask.method, ask.params, declared)
+        if missing is not None:
+            return codes.missing_capability(missing)
     return None
 
 
@@ -210,6 +221,8 @@ class ModernCall:
         level = jsonrpc.text(told.log_level) if told.log_level is not None else None
         self._level = SEVERITIES.index(level) if level in SEVERITIES else None
         self._exchange: Exchange | None = None
+        # Where it goes, once that is known.
+        self.server = ""
         self.done = False
         self._asks: list[Ask] = []
         self._debounce: Timer | None = None
@@ -268,7 +281,7 @@ class ModernCall:
                 wait_s = self._rounds.hub.limits.ask_debounce_s
                 self._debounce = self._rounds.hub.after(wait_s, "questions", self._park)
             return
-        if carry.task is not None and undeclared_in(self._turn, asks) is not None:
+        if carry.task is not None and undeclared_in(self._turn.client, asks) is not None:
             self._exchange.cancel("the client did not declare what the task asks for")
         if len(bytes(carry.state)) > self._rounds.hub.limits.request_state_bytes:
             self._exchange.round_over()
@@ -285,7 +298,7 @@ class ModernCall:
 
     def _end_round(self, asks: list[Ask], state: Raw | None) -> None:
         self.over()
-        missing = undeclared_in(self._turn, asks)
+        missing = undeclared_in(self._turn.client, asks)
         if missing is not None:
             self._answerer.refuse(self._turn, missing)
         else:
@@ -297,7 +310,7 @@ class ModernCall:
         if self.done or exchange is None or not self._asks:
             return
         asks, self._asks = self._asks, []
-        missing = undeclared_in(self._turn, asks)
+        missing = undeclared_in(self._turn.client, asks)
         if missing is not None:
             # L1.14: cannot happen with a server that keeps to what was declared.
             self.over()
@@ -319,17 +332,24 @@ class ModernCall:
     def moved(self, key: str, to: Caller) -> None:
         """Calls of stateless clients have their channel to themselves."""
 
-    def made_task(self, server: str, task: Members) -> None:
+    def became_task(self, task: Members) -> None:
         """N3: the server made a task of the call; the client gets an id that only it can use."""
-        if not self.done:
-            self.over()
-            own = values.text_of(task, "taskId") or ""
-            shown = self._rounds.tasks.seal(self._turn.client.principal.id, server, own)
-            self._answerer.finish(self._turn, {**task, "taskId": jsonrpc.to_raw(shown)}, TASK)
+        if self.done or self._exchange is None:
+            return
+        self.over()
+        if not self._declares(extensions.TASKS_NEEDED):
+            # A retry that declares less than the call did: never a task to such (N3).
+            self._answerer.refuse(self._turn, codes.missing_capability(extensions.TASKS_NEEDED))
+            return
+        own = values.text_of(task, "taskId") or ""
+        session = self._exchange.operation.made_in
+        shown = self._rounds.tasks.seal(self._turn.client.principal.id, self._exchange.server, own, session)
+        self._answerer.finish(self._turn, {**task, "taskId": jsonrpc.to_raw(shown)}, TASK)
 
     def completed(self, result: Members) -> None:
         if not self.done:
             self.over()
+            audited.completed(self._turn.outlet, result)
             fitted = content.up_result(self._turn.method, result)
             if self._turn.method in CACHEABLE:
                 # H21, H22: a legacy server gives no hints, and there is no safe default but these.
@@ -343,17 +363,21 @@ class ModernCall:
         self.over()
         if fault.kind is FaultKind.URL_ELICITATION and self._ask_to_open(fault):
             return
+        if fault.kind is FaultKind.DENIED and self._turn.method == "tools/call":
+            audited.failed(self._turn.outlet, fault, 0)
+            self._answerer.finish(self._turn, content.tool_failure(fault.message))
+            return
         if fault.kind is FaultKind.MISSING_CAPABILITY and self._declares(fault.data):
             # L8: the client has it; it is the gateway that could not carry it.
             fault = Fault(FaultKind.INTERNAL, "the server needs what cannot be carried to it")
-        self._answerer.refuse(self._turn, fault)
+        self._answerer.refuse(self._turn, fault, self.server)
 
     def _declares(self, required: Raw) -> bool:
         declared = self._turn.told.capabilities
         needed = values.object_or_empty(required)
         listed = extensions.declared(declared)
         more = all(name in listed for name in extensions.declared(needed))
-        return more and all(name in declared for name in needed)
+        return more and content.declares(declared, values.without(needed, "extensions"))
 
     def _ask_to_open(self, fault: Fault) -> bool:
         """L3: the URLs of a -32042 become questions; the call is made again once they are answered."""

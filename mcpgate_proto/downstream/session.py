@@ -14,8 +14,9 @@ from typing import Protocol
 
 import msgspec
 
-from mcpgate_proto.downstream import lists, status, tasks
+from mcpgate_proto.downstream import audited, lists, status, tasks
 from mcpgate_proto.downstream.calls import LegacyCall
+from mcpgate_proto.downstream.legacy_tasks import Augmented, Owner, TaskRequest
 from mcpgate_proto.downstream.live import FEATURES
 from mcpgate_proto.downstream.outlet import Outlet
 from mcpgate_proto.downstream.tasks import LegacyIds
@@ -33,7 +34,8 @@ from mcpgate_proto.relay.exchange import (
     Operation,
     Route,
 )
-from mcpgate_proto.relay.relay import ROUTED, Profile, Relay
+from mcpgate_proto.relay.relay import Profile, Relay
+from mcpgate_proto.relay.router import ROUTED
 from mcpgate_proto.relay.subscriptions import Interest
 from mcpgate_proto.security.principal import Principal
 from mcpgate_proto.wire import jsonrpc, values
@@ -76,7 +78,7 @@ class ClientSession:
         )
         self.initialized = False
         self.over = False
-        self.used_at = hub.now
+        self.used_at = self.began_at = hub.now
         self.log_level: int | None = None
         self.calls: dict[LegacyCall, None] = {}
         self._questions: dict[int, Question] = {}
@@ -153,8 +155,11 @@ class ClientSession:
             fault = codes.peer(message.code, message.message, message.data)
             self._answered(message.id, Answer(fault=fault))
 
-    def refuse(self, id: RequestId, outlet: Outlet, fault: Fault) -> None:
+    def refuse(self, id: RequestId, outlet: Outlet, fault: Fault, call: LegacyCall | None = None) -> None:
+        method, server = (call.method, call.server) if call is not None else ("", "")
+        fault = self.relay.incidents.account(fault, method, server)
         body = codes.to_legacy(fault, self.revision, elicitation_url=self.has_url_elicitation)
+        audited.failed(outlet, fault, body.code)
         outlet.finish(jsonrpc.encode_error(id, body.code, body.message, body.data))
 
     @property
@@ -194,8 +199,12 @@ class ClientSession:
         found = tasks.legacy_route(self.relay, self.client, request)
         if isinstance(found, Fault):
             self.refuse(request.id, outlet, found)
-        else:
+        elif found.session:
             self._start(request, self._accept(request, outlet), found)
+        else:
+            asked = TaskRequest(self, request, outlet, _token(request), found)
+            self.calls[asked] = None
+            asked.start()
 
     def _gateway(self, request: jsonrpc.Request, outlet: Outlet) -> None:
         told = status.answer(self.relay, request.method, request.params, self.client)
@@ -293,7 +302,7 @@ class ClientSession:
                 own = values.text_of(found.params, "uri") or uri
                 server.watch(self.client, own, lambda fault: watched(found, fault))
 
-        self.relay.resolve_uri(uri, self.client, routed)
+        self.relay.router.resolve_uri(uri, self.client, routed)
 
     def _unwatch(self, uri: str) -> None:
         held = self.interest.uris.pop(uri, None)
@@ -318,28 +327,39 @@ class ClientSession:
             else:
                 self._start(request, call, found)
 
-        if name is not None:
-            routed(self.relay.explicit(name, params))
-        else:
-            self.relay.resolve(request.method, params, self.client, routed)
+        self.relay.router.resolve(request.method, params, self.client, routed, server=name)
 
     def _accept(self, request: jsonrpc.Request, outlet: Outlet) -> LegacyCall:
         """From here on the request can be cancelled, also while it is still being routed."""
-        hop = values.object_or_empty(request.params.get("_meta", values.EMPTY))
-        token = hop.get("progressToken")
-        kept = jsonrpc.detach(token) if token is not None else None
-        call = LegacyCall(self, request.id, request.method, outlet, kept)
+        call = LegacyCall(self, request.id, request.method, outlet, _token(request))
         self.calls[call] = None
         return call
 
     def _start(self, request: jsonrpc.Request, call: LegacyCall, route: Route) -> None:
+        server = self.relay.servers.get(route.server)
+        asks = "task" in route.params and self.relay.agrees_on_tasks(self.client)
+        if asks and server is not None and server.face(self.client) is None:
+            # What becomes of it depends on the server, which is just being started, say.
+            server.prepare(self.client, lambda face: self._begin(request, call, route))
+        else:
+            self._begin(request, call, route)
+
+    def _begin(self, request: jsonrpc.Request, call: LegacyCall, route: Route) -> None:
         if call.done:
             return
         hop = values.object_or_empty(request.params.get("_meta", values.EMPTY))
         params = route.params
-        if "task" in params and not self.relay.makes_tasks(self.client, route.server):
-            route = Route(route.server, values.without(params, "task"), route.plan)  # 1125 tasks: ignored
-        call.ids = LegacyIds(self.relay, self.client, route.server)
+        era = self.relay.makes_tasks(self.client, route.server) if "task" in params else None
+        if era is not None and not values.is_object(params["task"]):
+            call.failed(Fault(FaultKind.INVALID_PARAMS, "params.task is not an object"))
+            return
+        if "task" in params and era is not Era.LEGACY:
+            # 1125 tasks: ignored where none were agreed; modern servers decide for themselves (L22).
+            route = msgspec.structs.replace(route, params=values.without(params, "task"))
+            if era is Era.MODERN and request.method == "tools/call":
+                call.augmented = Augmented(self, route.server, params["task"])
+        call.server = route.server
+        audited.routed(call.outlet, route.server)
         operation = Operation(
             method=request.method,
             params=route.params,
@@ -347,7 +367,12 @@ class ClientSession:
             client=self.client,
             log_level=SEVERITIES[self.log_level] if self.log_level is not None else None,
             wants_progress="progressToken" in hop,
+            forwarded=call.outlet.forwarded,
+            takes_task=call.augmented is not None,
         )
+        call.ids = LegacyIds(self.relay, route.server, operation)
+        if era is Era.LEGACY:
+            operation.owner = Owner(self, route.server, operation, _token(request))
         call.begin(self.relay.start(operation, route, call))
 
     def _notification(self, message: jsonrpc.Notification) -> None:
@@ -447,6 +472,8 @@ class ClientSession:
         if self.over:
             return
         self.over = True
+        lived_s = round(self.hub.now - self.began_at, 3)
+        self.hub.audit("session_over", principal=self.principal.id, reason=reason, duration_s=lived_s)
         for call in list(self.calls):
             call.cancel(reason)
         questions, self._questions = self._questions, {}
@@ -462,3 +489,9 @@ class ClientSession:
 def _for_modern(kept: Members) -> Members:
     """L2.1: what a modern server is told of a legacy client's features."""
     return {**kept, "roots": values.EMPTY} if "roots" in kept else kept
+
+
+def _token(request: jsonrpc.Request) -> Raw | None:
+    """The progress token of a request, to be kept."""
+    token = values.object_or_empty(request.params.get("_meta", values.EMPTY)).get("progressToken")
+    return jsonrpc.detach(token) if token is not None else None

@@ -1,7 +1,8 @@
 """What mcpgate tells local callers about itself: the `gateway/*` methods.
 
-Owns: `gateway/list_servers`, `gateway/get_server`, `gateway/server_status`, `gateway/capabilities`, and
-the `_server` member that names a route. For local callers only (stdio, or a Unix socket of the same user).
+Owns: `gateway/list_servers`, `gateway/get_server`, `gateway/server_status`, `gateway/capabilities`,
+`gateway/definitions`, and the `_server` member that names a route. For local callers only (stdio, or a Unix
+socket of the same user).
 Must never: answer anyone else; show a secret (headers, environment and arguments are not told).
 """
 
@@ -14,6 +15,7 @@ from mcpgate_proto.mcp.codes import Fault, FaultKind
 from mcpgate_proto.relay.exchange import Client, Members
 from mcpgate_proto.relay.ports import Server
 from mcpgate_proto.relay.relay import Relay
+from mcpgate_proto.security.pins import PINNED, digest, pinned_part
 from mcpgate_proto.wire import jsonrpc, values
 
 __all__ = ["answer", "explicit_server", "without_route"]
@@ -28,6 +30,8 @@ def answer(relay: Relay, method: str, params: Members, client: Client) -> Member
         return {"servers": jsonrpc.to_raw(listed)}
     if method == "gateway/capabilities":
         return _capabilities(relay, params, client)
+    if method == "gateway/definitions":
+        return _definitions(relay, client)
     if method not in ("gateway/get_server", "gateway/server_status"):
         return codes.method_not_found(method)
     name = values.text_of(params, "name")
@@ -74,6 +78,26 @@ def _capabilities(relay: Relay, params: Members, client: Client) -> Members | Fa
                 jsonrpc.encode_object(face.capabilities) if face is not None else jsonrpc.to_raw(None)
             )
     return {"capabilities": jsonrpc.encode_object(told)}
+
+
+def _definitions(relay: Relay, client: Client) -> Members:
+    """The tools and prompts that this client may see, as their servers define them, as far as their lists
+    have been read; and the servers of which a list has not."""
+    view = relay.view(client)
+    found, unread = [], []
+    for kind in PINNED:
+        for entry in view.table(kind).every:
+            if view.shows(kind, entry):
+                told = {"server": entry.server, "kind": kind, "name": entry.own, "era": entry.era.value}
+                # Without a digest it can be read in two ways, and whoever reads this has read one of them.
+                part = pinned_part(kind, entry.raw)
+                told["digest"] = digest(part) if part is not None else ""
+                found.append({**told, "definition": entry.raw})
+    for name, server in relay.servers.items():
+        parts = [view.part(name, kind) for kind in PINNED]
+        if server.config.enabled and any(part.failed or not part.loaded for part in parts):
+            unread.append(name)
+    return {"definitions": jsonrpc.to_raw(found), "unread": jsonrpc.to_raw(unread)}
 
 
 def without_route(params: Members, client: Client) -> Fault | None:

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from mcpgate_proto.downstream import pace
+from mcpgate_proto.downstream.audited import audited
 from mcpgate_proto.downstream.live import Live
 from mcpgate_proto.downstream.modern import ModernFace
 from mcpgate_proto.downstream.outlet import Batch, Outlet
+from mcpgate_proto.downstream.partial import Partial
 from mcpgate_proto.downstream.session import ClientSession
 from mcpgate_proto.effects import Peer, TlsFacts
 from mcpgate_proto.hub import Connection, Hub
@@ -20,6 +23,7 @@ from mcpgate_proto.mcp import codes, meta
 from mcpgate_proto.mcp.revisions import LEGACY_VERSIONS, MODERN_VERSIONS
 from mcpgate_proto.relay.relay import Relay
 from mcpgate_proto.security.principal import Principal
+from mcpgate_proto.security.rate import Limited
 from mcpgate_proto.timers import Timer
 from mcpgate_proto.wire import jsonrpc, lines, values
 from mcpgate_proto.wire.jsonrpc import Raw
@@ -41,7 +45,9 @@ class PipeClient:
         self.hub = hub
         self._relay = relay
         self._modern = modern
-        self._principal = principal
+        self.principal = principal
+        # For the audit stream; empty where there is none.
+        self.address = ""
         self._gone = gone
         self._lines = lines.LineDecoder(hub.limits.message_bytes)
         self.conn: Connection | None = None
@@ -49,6 +55,10 @@ class PipeClient:
         # Requests without an answer. Modern ones by id, which names them in `notifications/cancelled`.
         self._outlets: dict[PipeOutlet, None] = {}
         self._eof: Timer | None = None
+        # Of the message in hand, or of the batch that it is part of.
+        self._size = 0
+        patient = principal.local  # a person may type there
+        self._partial = Partial(hub, lambda: self.drop("the message came too slowly"), patient)
         self._ended = False
         self.is_stdio = True
         self.malformed = 0
@@ -71,12 +81,16 @@ class PipeClient:
         """Not a child."""
 
     def received(self, data: bytes) -> None:
-        for line in self._lines.receive(data):
+        found = self._lines.receive(data)
+        for line in found:
             self._line(line)
+        if not self._partial.note(self.conn, self._lines.buffered, bool(found)):
+            self.drop("too much is being received")
 
     def _line(self, line: bytes | lines.TooLong) -> None:
         if self._ended:
             return
+        self._size = len(line) if isinstance(line, bytes) else line.size
         if isinstance(line, lines.TooLong):
             self.hub.count("messages_too_long")
             told = "the message is larger than limits.message_bytes"
@@ -90,6 +104,16 @@ class PipeClient:
         for message in messages:
             self._message(message, None)
 
+    def broken(self, body: codes.ErrorBody) -> None:
+        """A defect of ours."""
+        self.send(jsonrpc.encode_error(None, body.code, body.message, body.data))
+        self._end()
+
+    def drop(self, reason: str) -> None:
+        """The client did what costs others."""
+        self.send(jsonrpc.encode_error(None, codes.INVALID_REQUEST, reason))
+        self._end()
+
     def _batch(self, messages: list[jsonrpc.Message | jsonrpc.Malformed]) -> None:
         expected = sum(1 for one in messages if isinstance(one, jsonrpc.Request | jsonrpc.Malformed))
         batch = Batch(PipeOutlet(self, None), expected) if expected else None
@@ -98,7 +122,10 @@ class PipeClient:
 
     def _message(self, message: jsonrpc.Message | jsonrpc.Malformed, batch: Batch | None) -> None:
         kind = type(message)
-        if kind is jsonrpc.Malformed:
+        limited = self._relay.rates.principal(self.principal)
+        if limited is not None and not pace.passes(message):
+            self._too_soon(limited, message, batch)
+        elif kind is jsonrpc.Malformed:
             self.hub.count("malformed_messages")
             self.malformed += 1
             told = jsonrpc.encode_error(message.id, message.code, message.reason)  # type: ignore[union-attr]
@@ -109,6 +136,21 @@ class PipeClient:
             pass
         elif self.session is not None:
             self.session.handle(message, None)  # type: ignore[arg-type]
+
+    def _too_soon(
+        self, limited: Limited, message: jsonrpc.Message | jsonrpc.Malformed, batch: Batch | None
+    ) -> None:
+        """Refused; and for a moment nothing more is read, so that refusing does not become the work."""
+        told = pace.refused(limited, message)
+        if told is not None:
+            self.send(told) if batch is None else batch.answered(told)
+        conn = self.conn
+        if conn is not None:
+            conn.hold("rate")
+            self.hub.after(min(limited.wait_s, 1.0), "rate", lambda: conn.release("rate"))
+
+    def _audited(self, request: jsonrpc.Request, outlet: Outlet) -> Outlet:
+        return audited(self.hub, outlet, request, self.principal, self.address, self._size)
 
     def _request(self, request: jsonrpc.Request, batch: Batch | None) -> None:
         """F19: `initialize` begins legacy semantics; a request with a modern `_meta` stands alone."""
@@ -131,15 +173,15 @@ class PipeClient:
                 return
             # One session per connection; its id names it inside the gateway only.
             id = f"pipe {self.conn.id if self.conn is not None else 0}"
-            self.session = ClientSession(self.hub, self._relay, id, self._principal, self)
-            self.session.initialize(request, PipeOutlet(self, request.id))
+            self.session = ClientSession(self.hub, self._relay, id, self.principal, self)
+            self.session.initialize(request, self._audited(request, PipeOutlet(self, request.id)))
         elif meta.version_in(request.params) is not None:
             outlet = batch.part() if batch is not None else PipeOutlet(self, request.id)
             track = outlet.track if isinstance(outlet, PipeOutlet) else _untracked
-            self._modern.handle(request, outlet, self._principal, track)
+            self._modern.handle(request, self._audited(request, outlet), self.principal, track)
         elif self.session is not None:
             outlet = batch.part() if batch is not None else PipeOutlet(self, request.id)
-            self.session.handle(request, outlet)
+            self.session.handle(request, self._audited(request, outlet))
         else:
             self._before_handshake(request)
 
@@ -185,6 +227,7 @@ class PipeClient:
         if self._ended:
             return
         self._ended = True
+        self._partial.stop()
         if self._eof is not None:
             self._eof.cancel()
             self._eof = None
@@ -219,6 +262,13 @@ class PipeClient:
 
     def stop(self) -> None:
         """The gateway stops: what is under way has had its time."""
+        self._end()
+
+    def clock(self) -> None:
+        """The time of day was told. Whom the operating system vouches for has no expiry."""
+
+    def expel(self) -> None:
+        """The credentials that opened the connection are no longer good."""
         self._end()
 
     @property
@@ -267,7 +317,7 @@ class PipeOutlet:
     def notify(self, message: bytes) -> None:
         self._client.send(message)
 
-    def finish(self, message: bytes | None, status: int = 200) -> None:
+    def finish(self, message: bytes | None, status: int = 200, retry_after_s: int = 0) -> None:
         if message is not None:
             self._client.send(message)
         self._client.answered(self)
@@ -290,6 +340,10 @@ class PipeOutlet:
     @property
     def can_ask(self) -> bool:
         return True
+
+    @property
+    def forwarded(self) -> tuple[tuple[str, str], ...]:
+        return ()
 
     @property
     def pressed(self) -> bool:

@@ -11,15 +11,24 @@ Must never: trust a mirrored header of a legacy request (C20); honour a session 
 
 from __future__ import annotations
 
-from mcpgate_proto.downstream.http import EVENTS, JSON, HttpClient, accepts
+from collections.abc import Callable
+
+from mcpgate_proto.config import GatewayConfig
+from mcpgate_proto.downstream import pace
+from mcpgate_proto.downstream.audited import audited, inner
+from mcpgate_proto.downstream.http import HttpClient
+from mcpgate_proto.downstream.http_headers import EVENTS, JSON, accepts
+from mcpgate_proto.downstream.listening import Listening
 from mcpgate_proto.downstream.live import Live
 from mcpgate_proto.downstream.modern import ModernFace
+from mcpgate_proto.downstream.outlet import Outlet
 from mcpgate_proto.downstream.replay import EventStream, StreamTable
 from mcpgate_proto.downstream.session import ClientSession
 from mcpgate_proto.hub import Hub
 from mcpgate_proto.mcp import codes, meta
 from mcpgate_proto.mcp.revisions import LEGACY_VERSIONS, MODERN_VERSIONS
 from mcpgate_proto.relay.relay import Relay
+from mcpgate_proto.security import forward
 from mcpgate_proto.security.principal import Principal
 from mcpgate_proto.timers import Timer
 from mcpgate_proto.wire import http1_server as http1
@@ -116,6 +125,12 @@ class Sessions:
         if session.get is not None:
             session.get.end()
 
+    def expel(self, lost: Callable[[Principal], bool]) -> None:
+        """End the sessions of whoever's credentials are no longer good."""
+        for one in list(self._all.values()):
+            if lost(one.session.principal):
+                self.end(one, "the client's credentials are no longer good")
+
     def stop(self) -> None:
         for one in list(self._all.values()):
             self.end(one, "mcpgate is stopping")
@@ -132,6 +147,16 @@ class McpEndpoint:
         self._relay = relay
         self._modern = modern
         self._sessions = sessions
+        self._forwarding: tuple[str, ...] = ()
+        self._forwarding_of: GatewayConfig | None = None
+
+    @property
+    def forwarding(self) -> tuple[str, ...]:
+        """The headers that any server wants to see of its clients."""
+        if self._forwarding_of is not self.hub.config:
+            self._forwarding_of = self.hub.config
+            self._forwarding = forward.names_in(self.hub.config)
+        return self._forwarding
 
     # -- POST
 
@@ -171,7 +196,11 @@ class McpEndpoint:
             http.refuse(400, "a modern client sends no responses")  # C21
         else:
             reply = PostReply(self, http, None, 1, False)
-            self._modern.handle(message, reply, http.principal, reply.track, head.headers)
+            outlet = self._audited(http, message, reply)
+            self._modern.handle(message, outlet, http.principal, reply.track, head.headers)
+
+    def _audited(self, http: HttpClient, request: jsonrpc.Request, reply: PostReply) -> Outlet:
+        return audited(self.hub, reply, request, http.principal, http.source.text, http.body_bytes)
 
     def _handshake(self, http: HttpClient, message: jsonrpc.Message) -> None:
         if not isinstance(message, jsonrpc.Request) or message.method != "initialize":
@@ -192,7 +221,7 @@ class McpEndpoint:
             return
         reply = PostReply(self, http, session, 1, False)
         reply.headers = [("Mcp-Session-Id", session.session.id)]
-        session.session.initialize(message, reply)
+        session.session.initialize(message, self._audited(http, message, reply))
 
     def _batch(
         self,
@@ -213,12 +242,21 @@ class McpEndpoint:
     ) -> None:
         expected = sum(1 for one in messages if isinstance(one, jsonrpc.Request | jsonrpc.Malformed))
         reply = PostReply(self, http, session, expected, batch) if expected else None
-        for message in messages:
-            if isinstance(message, jsonrpc.Malformed):
+        for number, message in enumerate(messages):
+            # The first was counted with its POST.
+            limited = self._relay.rates.principal(http.principal) if number else None
+            if limited is not None and not pace.passes(message):
+                told = pace.refused(limited, message)
+                if told is not None and reply is not None:
+                    reply.finish(told)
+            elif isinstance(message, jsonrpc.Malformed):
                 assert reply is not None
                 reply.finish(jsonrpc.encode_error(message.id, message.code, message.reason))
+            elif isinstance(message, jsonrpc.Request):
+                assert reply is not None
+                session.session.handle(message, self._audited(http, message, reply))
             else:
-                session.session.handle(message, reply if isinstance(message, jsonrpc.Request) else None)
+                session.session.handle(message, None)
         if reply is None:
             http.respond(202, [])  # C4, C37
 
@@ -281,6 +319,7 @@ class PostReply:
         self, endpoint: McpEndpoint, http: HttpClient, session: HttpSession | None, expected: int, batch: bool
     ) -> None:
         self._hub = endpoint.hub
+        self._asked_at = endpoint.hub.now
         self._http: HttpClient | None = http
         self._session = session
         self._left = expected
@@ -292,6 +331,7 @@ class PostReply:
         self._streaming = False
         self.headers: list[tuple[str, str]] = []
         accept = http.head.headers.get("accept") if http.head is not None else None
+        self.forwarded = forward.pick(http.head.headers, endpoint.forwarding) if http.head is not None else ()
         self._json = accepts(accept, JSON)
         self._sse = accepts(accept, EVENTS)
         self._commit_timer: Timer | None = None
@@ -311,7 +351,7 @@ class PostReply:
             self._commit()
         self._send(message)
 
-    def finish(self, message: bytes | None, status: int = 200) -> None:
+    def finish(self, message: bytes | None, status: int = 200, retry_after_s: int = 0) -> None:
         self._left -= 1
         if self._streaming or (self._sse and not self._json and message is not None and status == 200):
             self._commit()
@@ -320,6 +360,8 @@ class PostReply:
         elif message is not None:
             self._answers.append(message)
             self._status = status
+            if retry_after_s:
+                self.headers.append(("Retry-After", str(retry_after_s)))
         if self._left <= 0:
             self._end()
 
@@ -390,8 +432,10 @@ class PostReply:
 
     def client_gone(self, closed: bool) -> None:
         """C24: for a modern client this is cancellation. C32: for a legacy one it is not; one that has only
-        ended its sending side still gets its JSON."""
-        if self._session is not None and not self._streaming and not closed:
+        ended its sending side still gets its JSON. So does anyone who ends it right behind the request, as
+        scripts do: who wants no answer ends it later."""
+        early = self._hub.now - self._asked_at <= self._hub.limits.half_close_s
+        if not closed and not self._streaming and (early or self._session is not None):
             return
         http, self._http = self._http, None
         self._throttle(False)  # a stream that nobody reads is kept, as far as the budget goes
@@ -408,12 +452,18 @@ class PostReply:
     def client_pressed(self, high: bool) -> None:
         self._throttle(high)
 
+    def expired(self) -> None:
+        """A call that was let in gets its answer; a subscription ends (J10, G19)."""
+        for live in list(self._lives):
+            if isinstance(live, Listening):
+                live.end()
+
     def _throttle(self, high: bool) -> None:
         for live in self._lives:
             live.throttle(high)
         if self._session is not None:
             for call in list(self._session.session.calls):
-                if call.outlet is self and call.exchange is not None:
+                if inner(call.outlet) is self and call.exchange is not None:
                     call.exchange.throttle(high)
 
 
@@ -458,6 +508,10 @@ class GetReply:
         if http is not None:
             self._stream.detach(http.stream)
             http.drop_reply()
+
+    def expired(self) -> None:
+        """The session goes on; the client comes back to its stream with a new token."""
+        self.end()
 
     def client_pressed(self, high: bool) -> None:
         """A resumed stream slows its calls; what the session's own stream carries is small."""

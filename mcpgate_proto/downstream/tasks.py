@@ -10,12 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mcpgate_proto.downstream.rounds import Answerer, ModernCall, Rounds, Turn
-from mcpgate_proto.mcp import codes, extensions, meta
+from mcpgate_proto.downstream.rounds import (
+    Answerer,
+    ModernCall,
+    Rounds,
+    Turn,
+    input_request,
+    undeclared_in,
+)
+from mcpgate_proto.hub import Hub
+from mcpgate_proto.mcp import codes, content, extensions, meta
 from mcpgate_proto.mcp.codes import Fault, FaultKind
 from mcpgate_proto.mcp.revisions import Era
 from mcpgate_proto.relay.exchange import (
-    Answer,
     Ask,
     Caller,
     Carry,
@@ -70,14 +77,45 @@ def route(relay: Relay, turn: Turn) -> Route | Fault:
     if found is None or server is None or not server.config.enabled:
         return UNKNOWN
     face = server.face(turn.client)
-    if face is not None and face.era is not Era.MODERN:
+    if not found.session and face is not None and face.era is not Era.MODERN:
         return UNKNOWN
     if turn.method == "tasks/update":
         try:
             jsonrpc.members(params.get("inputResponses", Raw(b"null")))
         except jsonrpc.JsonFault:
             return Fault(FaultKind.INVALID_PARAMS, "params.inputResponses is not an object")
-    return Route(found.server, {**params, "taskId": jsonrpc.to_raw(found.id)})
+    return Route(found.server, {**params, "taskId": jsonrpc.to_raw(found.id)}, session=found.session)
+
+
+def shown_task(hub: Hub, client: Client, task: Members, session: str) -> Members | Fault:
+    """What is inside a task, in the client's form. `session` is empty unless its server is a legacy one."""
+    told = dict(task)
+    if "result" in told:
+        told["result"] = _up_result(told["result"]) if session else inner_result(told["result"])
+    if session and "inputRequests" in told:
+        asks = _asks_of(values.object_or_empty(told["inputRequests"]))
+        undeclared = undeclared_in(client, asks)
+        if undeclared is not None:
+            return undeclared
+        aggregated = not hub.config.transparent
+        fitted = {ask.key: content.up_question(ask.method, ask.params, aggregated=aggregated) for ask in asks}
+        requests = {ask.key: input_request(ask.method, fitted[ask.key]) for ask in asks}
+        told["inputRequests"] = jsonrpc.encode_object(requests)
+    return told
+
+
+def _asks_of(requests: Members) -> list[Ask]:
+    asks = []
+    for key, raw in requests.items():
+        wanted = values.object_or_empty(raw)
+        params = values.object_or_empty(wanted.get("params", values.EMPTY))
+        asks.append(Ask(key, values.text_of(wanted, "method") or "", params))
+    return asks
+
+
+def _up_result(raw: Raw) -> Raw:
+    """The result of a legacy server's task (L6)."""
+    return jsonrpc.encode_object(content.up_result("tools/call", values.object_or_empty(raw)))
 
 
 def inner_result(raw: Raw) -> Raw:
@@ -94,11 +132,12 @@ def inner_result(raw: Raw) -> Raw:
 
 
 class TaskCall(ModernCall):
-    """One `tasks/*` request. `own` is the server's id of the task, encoded."""
+    """One `tasks/*` request, on its way by `route`."""
 
-    def __init__(self, answerer: Answerer, rounds: Rounds, turn: Turn, own: Raw) -> None:
+    def __init__(self, answerer: Answerer, rounds: Rounds, turn: Turn, route: Route) -> None:
         super().__init__(answerer, rounds, turn)
-        self._own = own
+        self._own = route.params["taskId"]
+        self._session = route.session
 
     def completed(self, result: Members) -> None:
         if self.done:
@@ -109,9 +148,11 @@ class TaskCall(ModernCall):
         self.over()
         if "taskId" in result:
             result = {**result, "taskId": self._turn.request.params["taskId"]}
-        if "result" in result:
-            result = {**result, "result": inner_result(result["result"])}
-        self._answerer.finish(self._turn, result)
+        told = shown_task(self._rounds.hub, self._turn.client, result, self._session)
+        if isinstance(told, Fault):
+            self._answerer.refuse(self._turn, told, self.server)
+        else:
+            self._answerer.finish(self._turn, told)
 
     def failed(self, fault: Fault) -> None:
         if fault.kind is FaultKind.URL_ELICITATION:
@@ -125,29 +166,31 @@ class TaskCall(ModernCall):
 
 def legacy_route(relay: Relay, client: Client, request: jsonrpc.Request) -> Route | Fault:
     """Where a `tasks/*` request of a legacy client goes; there is no such method unless it was declared."""
-    if not any(relay.makes_tasks(client, name) for name in relay.servers):
+    if not relay.agrees_on_tasks(client):
         return codes.method_not_found(request.method)
-    params = values.without(request.params, "_meta")
+    params = values.without(request.params, "_meta", "task")
     found = relay.tasks.open(client.principal.id, values.text_of(params, "taskId"))
-    if found is None or not relay.makes_tasks(client, found.server):
+    server = relay.servers.get(found.server) if found is not None else None
+    if found is None or server is None or not server.config.enabled:
         return UNKNOWN
-    return Route(found.server, {**params, "taskId": jsonrpc.to_raw(found.id)})
+    face = server.face(client)
+    if face is not None and face.era is not (Era.LEGACY if found.session else Era.MODERN):
+        return UNKNOWN
+    return Route(found.server, {**params, "taskId": jsonrpc.to_raw(found.id)}, session=found.session)
 
 
 class LegacyIds:
-    """Task ids in what one call of a legacy client brings, and in what goes back (L22)."""
+    """Task ids in what goes back to a legacy client about one of its calls (L22)."""
 
-    def __init__(self, relay: Relay, client: Client, server: str) -> None:
+    def __init__(self, relay: Relay, server: str, operation: Operation) -> None:
         self._tasks = relay.tasks
-        self._principal = client.principal.id
         self._server = server
+        self._operation = operation
 
     def _seal(self, id: str) -> str:
-        return self._tasks.seal(self._principal, self._server, id)
-
-    def _open(self, id: str) -> str:
-        found = self._tasks.open(self._principal, id)
-        return found.id if found is not None and found.server == self._server else ""
+        operation = self._operation
+        session = operation.made_in or operation.session
+        return self._tasks.seal(operation.client.principal.id, self._server, id, session)
 
     def shown(self, method: str, result: Members) -> Members:
         """A result in the client's form: the task that was made, one that was asked for, what is related."""
@@ -161,13 +204,6 @@ class LegacyIds:
     def shown_in(self, params: Members) -> Members:
         """A server's message: the task that it belongs to."""
         return _with_related(params, self._seal)
-
-    def own_in(self, answer: Answer) -> Answer:
-        """The client's answer, on its way back to the server."""
-        if answer.fault is not None or b"related-task" not in bytes(answer.result):
-            return answer
-        told = _with_related(values.object_or_empty(answer.result), self._open)
-        return Answer(jsonrpc.encode_object(told))
 
 
 def _with_id(members: Members, spell: Callable[[str], str]) -> Members:
@@ -190,34 +226,35 @@ def _with_related(members: Members, spell: Callable[[str], str]) -> Members:
 # ---------------------------------------------------------------------------------- subscriptions
 
 
-def handles(relay: Relay, client: Client, wanted: list[Raw]) -> dict[str, dict[str, str]]:
-    """Server -> (its own task id -> the client's form), for the ids that are this client's; others are
-    left out, as is fit for what is not honoured (G16)."""
-    found: dict[str, dict[str, str]] = {}
+def handles(relay: Relay, client: Client, wanted: list[Raw]) -> dict[tuple[str, str], dict[str, str]]:
+    """(Server, session) -> (its own task id -> the client's form), for the ids that are this client's; others
+    are left out, as is fit for what is not honoured (G16)."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
     for raw in wanted:
         shown = jsonrpc.text(raw)
         handle = relay.tasks.open(client.principal.id, shown)
         if shown is not None and handle is not None and handle.server in relay.servers:
-            found.setdefault(handle.server, {})[handle.id] = shown
+            found.setdefault((handle.server, handle.session), {})[handle.id] = shown
     return found
 
 
 class TaskWatch:
     """One server's part of a client's listen: a subscription of its own, so that what comes on it can only
-    be this client's. Implements `relay.exchange.Caller` and `Updates`."""
+    be this client's. `place` is the server, and the session in which tasks of legacy ones live. Implements
+    `relay.exchange.Caller` and `Updates`."""
 
     def __init__(
         self,
         relay: Relay,
         client: Client,
-        server: str,
+        place: tuple[str, str],
         ids: dict[str, str],
         told: Callable[[str, Members], None],
         settled: Callable[[], None],
     ) -> None:
         self._relay = relay
         self._client = client
-        self._server = server
+        self._place = place
         self._ids = ids
         self._told = told
         self._settled: Callable[[], None] | None = settled
@@ -238,7 +275,8 @@ class TaskWatch:
         wanted = jsonrpc.encode_object({"taskIds": jsonrpc.to_raw(list(self._ids))})
         params: Members = {"notifications": wanted}
         operation = Operation(method=LISTEN, params=params, meta={}, client=self._client, updates=self)
-        exchange = self._relay.start(operation, Route(self._server, params), self)
+        server, session = self._place
+        exchange = self._relay.start(operation, Route(server, params, session=session), self)
         if self._stopped:
             exchange.cancel("")
         else:
@@ -291,10 +329,9 @@ class TaskWatch:
         shown = self._ids.get(own) if own is not None else None
         if shown is None or shown not in self.honoured or self._stopped:
             return
-        told = {**params, "taskId": jsonrpc.to_raw(shown)}
-        if "result" in told:
-            told["result"] = inner_result(told["result"])
-        self._told(shown, told)
+        told = shown_task(self._relay.hub, self._client, params, self._place[1])
+        if not isinstance(told, Fault):  # else it asks for what this client did not declare
+            self._told(shown, {**told, "taskId": jsonrpc.to_raw(shown)})
 
     # -- Caller
 
@@ -312,6 +349,8 @@ class TaskWatch:
 
     def completed(self, result: Members) -> None:
         self._ended(False)
+
+    def became_task(self, task: Members) -> None: ...
 
     def failed(self, fault: Fault) -> None:
         refused = (FaultKind.METHOD_NOT_FOUND, FaultKind.INVALID_PARAMS, FaultKind.MISSING_CAPABILITY)

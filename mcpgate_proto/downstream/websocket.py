@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from mcpgate_proto.downstream.admission import Lease
 from mcpgate_proto.downstream.modern import ModernFace
 from mcpgate_proto.downstream.stream import PipeClient
 from mcpgate_proto.hub import Connection, Hub
+from mcpgate_proto.mcp import codes
 from mcpgate_proto.relay.relay import Relay
-from mcpgate_proto.security.principal import Principal
+from mcpgate_proto.security.principal import Grant
 from mcpgate_proto.timers import Timer
+from mcpgate_proto.wire import jsonrpc
 from mcpgate_proto.wire import websocket as ws
 
 __all__ = ["WebSocketClient"]
@@ -27,10 +30,10 @@ class WebSocketClient(PipeClient):
         hub: Hub,
         relay: Relay,
         modern: ModernFace,
-        principal: Principal,
+        grant: Grant,
         gone: Callable[[PipeClient], None],
     ) -> None:
-        super().__init__(hub, relay, modern, principal, gone)
+        super().__init__(hub, relay, modern, grant.principal, gone)
         self.is_stdio = False
         limits = hub.limits
         self._codec = ws.WebSocketCodec(
@@ -42,6 +45,10 @@ class WebSocketClient(PipeClient):
         )
         self._heard_at = hub.now
         self._ping_timer: Timer | None = None
+        # J10: a connection ends with the credentials that opened it.
+        self._lease: Lease | None = None
+        if grant.expires_wall is not None:
+            self._lease = Lease(hub, grant.expires_wall, self._expired)
 
     def attach(self, conn: Connection) -> None:
         super().attach(conn)
@@ -65,8 +72,10 @@ class WebSocketClient(PipeClient):
 
     def received(self, data: bytes) -> None:
         self._heard_at = self.hub.now
+        whole = False
         for event in self._codec.receive(data, self.hub.now):
             if isinstance(event, ws.Text):
+                whole = True
                 self._line(event.data)
             elif isinstance(event, ws.Closed):
                 self._flush()
@@ -74,6 +83,9 @@ class WebSocketClient(PipeClient):
                 return
         if self.malformed > self.hub.limits.ws_malformed:
             self.finish(1008, "too much that is no message")
+            return
+        if not self._partial.note(self.conn, self._codec.buffered, whole):
+            self.finish(1013, "too much is being received")
             return
         self._flush()
 
@@ -95,10 +107,30 @@ class WebSocketClient(PipeClient):
             self.conn.write(self._codec.close(code, reason))
         self._end()
 
+    def broken(self, body: codes.ErrorBody) -> None:
+        self.send(jsonrpc.encode_error(None, body.code, body.message, body.data))
+        self.finish(1011, body.message)
+
+    def drop(self, reason: str) -> None:
+        self.finish(1008, reason)
+
     def stop(self) -> None:
         self.finish(1001, "mcpgate is stopping")
 
+    def _expired(self) -> None:
+        self.hub.count("credentials_expired")
+        self.finish(1008, "the credentials have expired")
+
+    def clock(self) -> None:
+        if self._lease is not None:
+            self._lease.check()
+
+    def expel(self) -> None:
+        self.finish(1008, "the credentials are no longer good")
+
     def _end(self) -> None:
+        if self._lease is not None:
+            self._lease.cancel()
         if self._ping_timer is not None:
             self._ping_timer.cancel()
             self._ping_timer = None

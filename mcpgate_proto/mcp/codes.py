@@ -40,12 +40,14 @@ __all__ = [
     "ErrorBody",
     "Fault",
     "FaultKind",
+    "broken",
     "from_legacy_error",
     "from_modern_error",
     "http_status",
     "method_not_found",
     "missing_capability",
     "peer",
+    "rate_limited",
     "resource_not_found",
     "to_legacy",
     "to_modern",
@@ -90,6 +92,8 @@ class FaultKind(enum.Enum):
     TIMEOUT = "timeout"
     UPSTREAM_DOWN = "upstream_down"
     OVERLOADED = "overloaded"
+    # The caller asked for more than it may; `wait_ms` says when to try again.
+    RATE_LIMITED = "rate_limited"
     DENIED = "denied"
     CANCELLED = "cancelled"
     # A sealed `requestState` or cursor that is not ours, or too old (H19, L1.10).
@@ -102,13 +106,19 @@ class FaultKind(enum.Enum):
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """One failure. `code` counts for PEER only, `uri` for RESOURCE_NOT_FOUND; `data` as its kind says."""
+    """One failure. `code` counts for PEER only, `uri` for RESOURCE_NOT_FOUND, `wait_ms` for RATE_LIMITED;
+    `data` as its kind says. `detail` is for the log alone, where `error_id` finds it; peers never see it.
+    `denied`: a rule is behind it, which the client is not told; the audit stream is."""
 
     kind: FaultKind
     message: str
     code: int = 0
     data: Raw = Raw(b"")
     uri: str = ""
+    detail: str = ""
+    error_id: str = ""
+    wait_ms: int = 0
+    denied: bool = False
 
 
 class ErrorBody(msgspec.Struct, frozen=True):
@@ -118,6 +128,8 @@ class ErrorBody(msgspec.Struct, frozen=True):
     message: str
     data: Raw = Raw(b"")
     http_status: int = 200
+    # For `Retry-After`; 0: none.
+    retry_after_s: int = 0
 
 
 # -- constructors for the kinds that need more than a message
@@ -151,6 +163,17 @@ def missing_capability(required: Raw) -> Fault:
 def url_elicitation(data: Raw, message: str = "the user has to open a URL first") -> Fault:
     """`data` is an object with `elicitations`, as -32042 carries it."""
     return Fault(FaultKind.URL_ELICITATION, message, data=data)
+
+
+def rate_limited(wait_ms: int) -> Fault:
+    """The caller is to wait `wait_ms` before it asks again."""
+    return Fault(FaultKind.RATE_LIMITED, "too many requests; wait before the next one", wait_ms=wait_ms)
+
+
+def broken(error_id: str) -> ErrorBody:
+    """A defect of ours: a fixed text, and where the log has the rest."""
+    fault = Fault(FaultKind.INTERNAL, "internal error", error_id=error_id)
+    return ErrorBody(INTERNAL_ERROR, fault.message, _own(fault), 500)
 
 
 def peer(code: int, message: str, data: Raw = _ABSENT) -> Fault:
@@ -216,6 +239,9 @@ def to_legacy(fault: Fault, revision: Revision | str, *, elicitation_url: bool =
 def to_modern(fault: Fault) -> ErrorBody:
     """Spell `fault` for a modern client, with the status that its HTTP response has (C12, C13)."""
     body = _to_modern(fault)
+    if fault.kind is FaultKind.RATE_LIMITED:
+        # RFC 6585 section 4; the code has no status of its own (C13).
+        return msgspec.structs.replace(body, http_status=429, retry_after_s=-(-fault.wait_ms // 1000))
     return msgspec.structs.replace(body, http_status=http_status(body.code))
 
 
@@ -242,8 +268,13 @@ def _peer_body(fault: Fault, remap: bool) -> ErrorBody:
 
 
 def _own(fault: Fault) -> Raw:
-    """A14: our own failure says so."""
-    return to_raw({"origin": "gateway", "reason": fault.kind.value})
+    """A14: our own failure says so. No code of A11-A15 means any of these, so the reason is a word."""
+    told: dict[str, str | int] = {"origin": "gateway", "reason": fault.kind.value}
+    if fault.wait_ms:
+        told["retryAfterMs"] = fault.wait_ms
+    if fault.error_id:
+        told["errorId"] = fault.error_id
+    return to_raw(told)
 
 
 def _upstream(code: int, data: Raw) -> Raw:

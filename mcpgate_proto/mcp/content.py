@@ -26,12 +26,14 @@ from mcpgate_proto.mcp.content_questions import (
     answer_for_legacy,
     answer_for_modern,
     bare_answer,
+    declares,
     down_question,
     embedded,
     error_answer,
+    lacking,
     up_question,
 )
-from mcpgate_proto.mcp.content_tools import down_tool, up_tool
+from mcpgate_proto.mcp.content_tools import down_tool, up_tool, with_support
 from mcpgate_proto.mcp.revisions import Revision
 from mcpgate_proto.wire import jsonrpc, values
 from mcpgate_proto.wire.jsonrpc import Raw
@@ -43,15 +45,19 @@ __all__ = [
     "answer_for_legacy",
     "answer_for_modern",
     "bare_answer",
+    "declares",
     "down_item",
     "down_params",
     "down_question",
     "down_result",
     "embedded",
     "error_answer",
+    "lacking",
+    "tool_failure",
     "up_item",
     "up_question",
     "up_result",
+    "with_support",
 ]
 
 ItemKind: TypeAlias = Literal["tools", "prompts", "resources", "templates"]
@@ -104,6 +110,11 @@ def down_params(method: str, params: Members, revision: Revision) -> Members:
     if method == "completion/complete" and "context" in params and not revision.completion_context:
         return values.without(params, "context")  # L21
     return params
+
+
+def tool_failure(text: str) -> Members:
+    """The result of a tool that the gateway itself kept from running: the model is to read why (H5)."""
+    return {"content": jsonrpc.to_raw([{"type": "text", "text": text}]), "isError": Raw(b"true")}
 
 
 def _without_modern_members(result: Members) -> Members:

@@ -29,9 +29,11 @@ __all__ = [
     "answer_for_legacy",
     "answer_for_modern",
     "bare_answer",
+    "declares",
     "down_question",
     "embedded",
     "error_answer",
+    "lacking",
     "up_question",
 ]
 
@@ -44,6 +46,7 @@ _LEGACY_ONLY = ("task", "elicitationId")
 _CANCEL = Raw(b'{"action":"cancel"}')
 _DECLINE = Raw(b'{"action":"decline"}')
 _NONE = Raw(b'"none"')
+_URL_MODE = Raw(b'{"elicitation":{"url":{}}}')
 _PRIMITIVES = frozenset({"string", "number", "integer", "boolean"})
 
 
@@ -132,6 +135,42 @@ def _declared(capabilities: Members, name: str) -> bool:
     return raw is not None and is_object(raw)
 
 
+def lacking(method: str, params: Members, capabilities: Members) -> Raw | None:
+    """What a question of a server needs beyond `capabilities`, in the form of `requiredCapabilities`; None if
+    it may be put (I3, I4)."""
+    if method == ELICIT:
+        return _lacking_mode(values.text_of(params, "mode") == "url", capabilities)
+    if method == ROOTS:
+        return None if _declared(capabilities, "roots") else Raw(b'{"roots":{}}')
+    if not _declared(capabilities, "sampling"):
+        return Raw(b'{"sampling":{}}')
+    modes = values.object_or_empty(capabilities["sampling"])
+    return Raw(b'{"sampling":{"tools":{}}}') if "tools" in params and "tools" not in modes else None
+
+
+def _lacking_mode(url: bool, capabilities: Members) -> Raw | None:
+    if not _declared(capabilities, "elicitation"):
+        return _URL_MODE if url else Raw(b'{"elicitation":{}}')
+    modes = values.object_or_empty(capabilities["elicitation"])
+    if url:
+        return None if _declared(modes, "url") else _URL_MODE
+    # I3: `{}` is form, `{"url":{}}` is not.
+    return Raw(b'{"elicitation":{"form":{}}}') if "url" in modes and "form" not in modes else None
+
+
+def declares(capabilities: Members, required: Members) -> bool:
+    """Whether `required`, as a server names it, is all in `capabilities`, down to the modes (L8)."""
+    for name, wanted in required.items():
+        if name not in capabilities:
+            return False
+        modes = values.object_or_empty(capabilities[name])
+        if name == "elicitation" and not modes:
+            modes = {"form": values.EMPTY}  # I3
+        if any(mode not in modes for mode in values.object_or_empty(wanted)):
+            return False
+    return True
+
+
 def _lacking(required: bytes) -> Refused:
     return Refused(fault=codes.missing_capability(Raw(required)))
 
@@ -149,19 +188,19 @@ def _down_elicitation(
     mode = values.text_of(params, "mode") if "mode" in params else "form"  # I5
     if mode not in ("form", "url"):
         return _unsupported("the server asked in a mode that is neither form nor url")
-    if not revision.elicitation or not _declared(capabilities, "elicitation"):
-        return _lacking(b'{"elicitation":{}}' if mode == "form" else b'{"elicitation":{"url":{}}}')
+    url = mode == "url"
+    if not revision.elicitation or (url and not revision.elicitation_url):
+        return _lacking(_URL_MODE if url else b'{"elicitation":{}}')  # L3
+    missing = _lacking_mode(url, capabilities)
+    # Before 2025-11-25 there are no modes to declare.
+    if missing is not None and (revision.elicitation_url or not _declared(capabilities, "elicitation")):
+        return _lacking(missing)
     if values.text_of(params, "message") is None:
         return _unsupported("the server's question has no message")
-    modes = values.object_or_empty(capabilities["elicitation"])
-    if mode == "url":
-        if not revision.elicitation_url or not _declared(modes, "url"):
-            return _lacking(b'{"elicitation":{"url":{}}}')  # L3
+    if url:
         if values.text_of(params, "url") is None:
             return _unsupported("the server's question has no URL")
         return _with_id(params, elicitation_id) if revision.elicitation_ids else params
-    if revision.elicitation_url and "url" in modes and "form" not in modes:
-        return _lacking(b'{"elicitation":{"form":{}}}')  # I3: `{}` is form, `{"url":{}}` is not
     if not revision.elicitation_url:
         params = values.without(params, "mode")
     elif "mode" not in params:

@@ -11,7 +11,7 @@ from mcpgate_proto.mcp.revisions import Revision
 from mcpgate_proto.wire import jsonrpc, values
 from mcpgate_proto.wire.jsonrpc import Raw
 
-__all__ = ["down_tool", "up_tool"]
+__all__ = ["down_tool", "up_tool", "with_support"]
 
 # The schemas that say the same as `true` and `false`, for revisions that want an object here.
 _ANYTHING = Raw(b"{}")
@@ -42,6 +42,24 @@ def up_tool(raw: Raw) -> Raw | None:
         return None
     # Tasks are an extension there, and no tool declares them (L22).
     return jsonrpc.encode_object(values.without(tool, "execution")) if "execution" in tool else raw
+
+
+def with_support(raw: Raw, support: str) -> Raw:
+    """A tool for a legacy client, with the `execution.taskSupport` that holds on this hop ("" for none): the
+    server's own means nothing to a client with whom no tasks were agreed (L22)."""
+    if not support and b"execution" not in bytes(raw):
+        return raw
+    tool = values.object_or_empty(raw)
+    execution = values.object_or_empty(tool.get("execution", values.EMPTY))
+    if values.text_of(execution, "taskSupport") == (support or None):
+        return raw
+    execution.pop("taskSupport", None)
+    if support:
+        execution["taskSupport"] = jsonrpc.to_raw(support)
+    rest = values.without(tool, "execution")
+    if execution:
+        rest["execution"] = jsonrpc.encode_object(execution)
+    return jsonrpc.encode_object(rest)
 
 
 def _is_object_schema(schema: Raw) -> bool:

@@ -15,12 +15,13 @@ from collections.abc import Callable
 import msgspec
 
 from mcpgate_proto.hub import Hub
-from mcpgate_proto.mcp import mirror
+from mcpgate_proto.mcp import mirror, task_fields
 from mcpgate_proto.mcp.codes import Fault
 from mcpgate_proto.mcp.revisions import Era
 from mcpgate_proto.relay import names, templates
 from mcpgate_proto.relay.exchange import Client, Members
 from mcpgate_proto.relay.ports import Server, ServerFace
+from mcpgate_proto.security.policy import Policy
 from mcpgate_proto.timers import Timer
 from mcpgate_proto.wire import jsonrpc, values
 from mcpgate_proto.wire.jsonrpc import Raw
@@ -62,6 +63,14 @@ class Entry(msgspec.Struct, frozen=True):
     era: Era
     plan: mirror.HeaderPlan | None = None
     template: templates.Template | None = None
+    # Why it is shown to nobody, if so.
+    withheld: str = ""
+    # Of a tool whose server makes tasks of calls: "required" (2025-11-25), "optional"; else "" (L22).
+    tasks: str = ""
+
+    @property
+    def needs_task(self) -> bool:
+        return self.tasks == "required"
 
 
 class Part:
@@ -74,6 +83,7 @@ class Part:
         "listed_at",
         "loaded",
         "loading",
+        "outdated",
         "private",
         "ttl_s",
         "waiters",
@@ -84,6 +94,7 @@ class Part:
         self.loaded = False  # once: the entries route, fresh or not
         self.failed = False
         self.loading = False
+        self.outdated = False  # it changed while it was being read
         self.listed_at = 0.0
         self.fresh_until = 0.0
         self.ttl_s = 0.0
@@ -96,16 +107,16 @@ class Items:
 
     __slots__ = ("_spelled", "pairs")
 
-    def __init__(self, pairs: list[tuple[Raw, Era]]) -> None:
-        # Each with the era of the server that it came from.
+    def __init__(self, pairs: list[tuple[Raw, Entry]]) -> None:
+        # Each as it is named to clients, and as its server told of it.
         self.pairs = pairs
         self._spelled: dict[str, list[Raw]] = {}
 
-    def spelled(self, revision: str, spell: Callable[[Raw, Era], Raw | None]) -> list[Raw]:
+    def spelled(self, revision: str, spell: Callable[[Raw, Entry], Raw | None]) -> list[Raw]:
         """The definitions as clients of `revision` see them; `spell` gives None to leave one out."""
         found = self._spelled.get(revision)
         if found is None:
-            made = [spell(raw, era) for raw, era in self.pairs]
+            made = [spell(raw, entry) for raw, entry in self.pairs]
             found = self._spelled[revision] = [raw for raw in made if raw is not None]
         return found
 
@@ -124,16 +135,19 @@ class Table(msgspec.Struct, frozen=True):
     entries: dict[str, Entry]
     items: Items
     version: int
-    # (server, own) -> shown, for names in results and for notifications.
-    shown: dict[tuple[str, str], str]
+    # What rules or pins keep from this client, by the name it would have: for the log, never for an answer.
+    hidden: dict[str, Entry]
+    # Both, in the order of the config and of each server.
+    every: list[Entry]
 
 
 class View:
     """The catalog of one kind of client. See the head of this file."""
 
-    def __init__(self, hub: Hub, client: Client, servers: dict[str, Server]) -> None:
+    def __init__(self, hub: Hub, client: Client, servers: dict[str, Server], policy: Policy) -> None:
         self.hub = hub
         self.client = client
+        self.policy = policy
         self._servers = servers
         self._parts: dict[tuple[str, str], Part] = {}
         self._tables: dict[str, Table] = {}
@@ -150,16 +164,24 @@ class View:
     def parts_of(self, server: str) -> list[Part]:
         return [part for (name, _), part in self._parts.items() if name == server and part.loaded]
 
-    def stale(self, server: str, kind: str) -> None:
-        """The server says that this list changed; it is read again when somebody asks for it."""
+    def stale(self, server: str, kind: str, *, outdated: bool = True) -> None:
+        """The server says that this list changed; it is read again when somebody asks for it. `outdated`:
+        what is being read just now may be older than that."""
         for name in ("resources", "templates") if kind == "resources" else (kind,):
             part = self._parts.get((server, name))
             if part is not None:
                 part.fresh_until = 0.0
+                part.outdated = part.outdated or (outdated and part.loading)
 
     def fresh(self, server: str, kind: str) -> bool:
         part = self._parts.get((server, kind))
         return part is not None and part.loaded and self.hub.now < part.fresh_until
+
+    def overtaken(self, server: str, kind: str) -> bool:
+        """Whether the definitions at hand must not be relied on: pins block, and the server has said that
+        they changed."""
+        part = self._parts.get((server, kind))
+        return self.policy.pins.blocks(kind) and part is not None and part.loaded and part.fresh_until == 0.0
 
     def load(self, server: str, kind: str, done: Callable[[], None]) -> None:
         """Have the part read again; `done` is called once it is, or has failed."""
@@ -171,15 +193,15 @@ class View:
         if part.loading:
             return
         part.loading = True
+        part.outdated = False
         Walk(self, self._servers[server], KINDS[kind], part)
 
     def loaded(self, server: Server, kind: Kind, part: Part, outcome: Walked | Fault) -> None:
         part.loading = False
         if isinstance(outcome, Fault):
             part.failed = True
-            self.hub.emit(
-                "debug", "catalog_failed", server=server.name, kind=kind.name, reason=outcome.message
-            )
+            told = outcome.detail or outcome.message
+            self.hub.emit("debug", "catalog_failed", server=server.name, kind=kind.name, reason=told)
         else:
             before = [entry.raw for entry in part.entries]
             part.failed = False
@@ -188,7 +210,7 @@ class View:
             part.ttl_s = outcome.ttl_s
             part.private = outcome.private
             part.listed_at = self.hub.now
-            part.fresh_until = self.hub.now + outcome.keep_s
+            part.fresh_until = 0.0 if part.outdated else self.hub.now + outcome.keep_s
             if [entry.raw for entry in part.entries] != before:
                 self._tables.pop(kind.name, None)
         waiters, part.waiters = part.waiters, []
@@ -203,17 +225,31 @@ class View:
             found = self._tables[kind] = self._build(KINDS[kind])
         return found
 
+    def shows(self, kind: str, entry: Entry) -> bool:
+        """Whether this client may see the entry."""
+        rules = self.policy.rules
+        return not entry.withheld and rules.lets(self.client.principal, entry.server, kind, entry.own)
+
+    def reason(self, entry: Entry) -> str:
+        """Why it may not, for the log."""
+        return entry.withheld or "rules"
+
     def _build(self, kind: Kind) -> Table:
         entries: dict[str, Entry] = {}
-        pairs: list[tuple[Raw, Era]] = []
-        shown: dict[tuple[str, str], str] = {}
+        hidden: dict[str, Entry] = {}
+        every: list[Entry] = []
+        pairs: list[tuple[Raw, Entry]] = []
         version = self.hub.serial()
         for server in self._servers.values():
             part = self._parts.get((server.name, kind.name))
             if part is None:
                 continue
+            every += part.entries
             for entry in part.entries:
                 name = self._shown(server, kind, entry.own)
+                if not self.shows(kind.name, entry):
+                    hidden.setdefault(name, entry)  # it takes its name from nobody
+                    continue
                 if name in entries:
                     if kind.identity == "name":
                         self.hub.count("catalog_collisions")
@@ -223,13 +259,16 @@ class View:
                     if name in entries:
                         continue
                 entries[name] = entry
-                shown[server.name, entry.own] = name
-                pairs.append((_renamed(entry.raw, kind.identity, entry.own, name), entry.era))
-        return Table(entries, Items(pairs), version, shown)
+                pairs.append((_renamed(entry.raw, kind.identity, entry.own, name), entry))
+        return Table(entries, Items(pairs), version, hidden, every)
 
     def _shown(self, server: Server, kind: Kind, own: str) -> str:
         if kind.identity != "name":
             return own
+        for rename in self.policy.rules.renames(self.client.principal, server.name):
+            found = names.renamed(own, rename)
+            if found is not None:
+                return found
         config = self.hub.config
         many = len(config.servers) > 1
         prefixed = not config.transparent and (
@@ -257,7 +296,7 @@ class View:
     def merged(self, kind: str) -> Merged:
         table = self.table(kind)
         ttl_s: float | None = None
-        private = False
+        private = self.policy.rules.personal
         for name, server in self._servers.items():
             if not server.config.enabled:
                 continue
@@ -325,6 +364,7 @@ class Walk:
         self._private = False
         self._declared: Members = {}
         self._era = Era.LEGACY
+        self._makes_tasks = False
         server.prepare(view.client, self._ready)
 
     def _ready(self, face: ServerFace | Fault) -> None:
@@ -332,6 +372,7 @@ class Walk:
             self._view.loaded(self._server, self._kind, self._part, face)
             return
         self._era = face.era
+        self._makes_tasks = face.makes_tasks
         declared = face.capabilities.get(self._kind.capability)
         if declared is None:
             # Nothing of the kind: an empty list that stays so for this session of the server.
@@ -400,7 +441,15 @@ class Walk:
                 plan = compiled
         template = templates.Template.compile(own) if kind.name == "templates" else None
         self._seen[own] = None
-        self._entries.append(Entry(self._server.name, own, jsonrpc.detach(raw), self._era, plan, template))
+        screened = self._view.policy.screen(self._server.name, kind.name, own, raw)
+        shown, withheld = jsonrpc.detach(screened.raw), screened.withheld
+        tasks = self._tasks(raw) if kind.name == "tools" and self._makes_tasks else ""
+        self._entries.append(Entry(self._server.name, own, shown, self._era, plan, template, withheld, tasks))
+
+    def _tasks(self, tool: Raw) -> str:
+        """Whether calls of it become tasks: with the extension the server decides as it likes."""
+        told = task_fields.support(tool) if self._era is Era.LEGACY else "optional"
+        return "" if told == "forbidden" else told
 
     def _finish(self) -> None:
         ttl_s = self._ttl_s or 0.0

@@ -15,7 +15,6 @@ Must never: hold hop facts (ids, tokens, versions); deliver more than one outcom
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from enum import Enum
 from typing import Protocol
 
@@ -41,6 +40,7 @@ __all__ = [
     "Phase",
     "Route",
     "Target",
+    "TaskOwner",
     "TaskState",
     "Updates",
 ]
@@ -125,6 +125,13 @@ class Updates(Protocol):
     def updated(self, params: Members) -> None: ...
 
 
+class TaskOwner(Protocol):
+    """A legacy client that asked a legacy server for a task: what it is told of it outside answers (L22)."""
+
+    def changed(self, task: Members) -> None: ...
+    def progressed(self, params: Members) -> None: ...
+
+
 class Operation(msgspec.Struct, kw_only=True):
     """What is asked, free of hop facts. `params` is without `_meta`; `meta` has the end-to-end members."""
 
@@ -142,14 +149,22 @@ class Operation(msgspec.Struct, kw_only=True):
     replanned: bool = False
     # Sent again once, on a new session, after the server had forgotten the old one (D10).
     replaced: bool = False
-    # Who takes a task in place of the result; None: this client was not told of tasks (N3).
-    take_task: Callable[[Members], None] | None = None
+    # The client takes a task in place of the result: it said so on this very request (N3).
+    takes_task: bool = False
     # The task that is being driven for a client without tasks (L22), and how often in a row its server
     # could not be asked about it.
     task: TaskState | None = None
     losses: int = 0
+    # The tasks of legacy servers live in one session: which one this is about, and which one a task was made
+    # in of this call. `needs_task`: the tool has to be called as a task.
+    session: str = ""
+    made_in: str = ""
+    needs_task: bool = False
+    owner: TaskOwner | None = None
     # A subscription: it has no clock.
     updates: Updates | None = None
+    # Headers of the client's request that some server wants forwarded, in lower case.
+    forwarded: tuple[tuple[str, str], ...] = ()
 
     @property
     def interactive(self) -> bool:
@@ -157,12 +172,13 @@ class Operation(msgspec.Struct, kw_only=True):
         return self.method in INTERACTIVE and self.client.features
 
 
-INTERACTIVE = ("tools/call", "prompts/get", "resources/read", "tasks/result")
+# Not `tasks/result`: what is asked there names its task, so the channel need not be kept for it.
+INTERACTIVE = ("tools/call", "prompts/get", "resources/read")
 
 
 class Caller(Protocol):
-    """The port on the client's side. Called at most once: one of `completed`, `failed` — or `asked`
-    with a carry when the client's revision lets the round end there."""
+    """The port on the client's side. Called at most once: one of `completed`, `became_task`, `failed` — or
+    `asked` with a carry when the client's revision lets the round end there."""
 
     def progressed(self, params: Members) -> None: ...
     def logged(self, params: Members) -> None: ...
@@ -172,6 +188,9 @@ class Caller(Protocol):
         """The open question `key` turned out to be that of another call, of the same client."""
 
     def completed(self, result: Members) -> None: ...
+    def became_task(self, task: Members) -> None:
+        """What the server made of the call, in the form of the extension, with the server's own id."""
+
     def failed(self, fault: Fault) -> None: ...
     def congested(self, on: bool) -> None: ...
 
@@ -190,11 +209,17 @@ class Target(Protocol):
 
 
 class Route(msgspec.Struct, frozen=True):
-    """Where an operation goes: the server, its own params, and the tool's mirrored headers."""
+    """Where an operation goes: the server, its own params, and the tool's mirrored headers.
+
+    `needs_task`: the tool has to be called as a task. `session`: where the task lives that this is about, if
+    it is a legacy server's.
+    """
 
     server: str
     params: Members
     plan: HeaderPlan | None = None
+    needs_task: bool = False
+    session: str = ""
 
 
 class Phase(Enum):
@@ -209,6 +234,7 @@ class Exchange:
 
     __slots__ = (
         "_answers",
+        "_began_at",
         "_ceiling",
         "_clock",
         "_hub",
@@ -247,7 +273,7 @@ class Exchange:
         self._progress: float | None = None
         self._rounds = 0
         self._questions = 0
-        self._wound_at = hub.now
+        self._wound_at = self._began_at = hub.now
         self._clock: Timer | None = None
         self._ceiling: Timer | None = None
         if operation.updates is None:
@@ -261,7 +287,7 @@ class Exchange:
         if self.phase is Phase.DONE:
             return
         target = self.target
-        self._end()
+        self._end("cancelled")
         if target is not None:
             target.cancel(self, reason)
 
@@ -379,31 +405,31 @@ class Exchange:
 
     def complete(self, result: Members) -> None:
         if self.phase is not Phase.DONE:
-            self._end()
+            self._end("ok")
             self.caller.completed(result)
 
     def complete_with_task(self, task: Members) -> None:
         """The server made a task of it, which only a client that declared tasks is given (N3)."""
-        take = self.operation.take_task
-        if take is None:
+        if not self.operation.takes_task:
             self.fail(Fault(FaultKind.INTERNAL, "the server answered with a task that nobody asked for"))
         elif self.phase is not Phase.DONE:
-            self._end()
-            take(task)
+            self._end("ok")
+            self.caller.became_task(task)
 
     def fail(self, fault: Fault) -> None:
         if self.phase is not Phase.DONE:
-            self._end()
+            self._end("error")
             self.caller.failed(fault)
 
-    def lost(self, maybe_executed: bool) -> None:
-        """The server is gone with the call unanswered."""
+    def lost(self, maybe_executed: bool, detail: str = "") -> None:
+        """The server is gone with the call unanswered; `detail` says why, to the log."""
         told = "the server went away during the call; it may have been carried out"
-        self.fail(Fault(FaultKind.UPSTREAM_DOWN, told if maybe_executed else "the server is not available"))
+        told = told if maybe_executed else "the server is not available"
+        self.fail(Fault(FaultKind.UPSTREAM_DOWN, told, detail=detail))
 
     def round_over(self) -> None:
         """The caller has ended its round with the questions: nothing is held here any more."""
-        self._end()
+        self._end("input_required")
 
     def client_is_asked(self, on: bool) -> None:
         """A client is being asked something that may belong to this call: its clock stands still (F7)."""
@@ -440,13 +466,16 @@ class Exchange:
 
     def _give_up(self, fault: Fault) -> None:
         target = self.target
-        self._end()
+        self._end("error")
         if target is not None:
             target.cancel(self, fault.message)
         self.caller.failed(fault)
 
-    def _end(self) -> None:
+    def _end(self, outcome: str) -> None:
         self.phase = Phase.DONE
+        tally = self._hub.tally
+        if tally is not None and self.server and self.operation.updates is None:
+            tally(self.server, outcome, self._hub.now - self._began_at)
         self._live.pop(self, None)
         self._open.clear()
         self._answers.clear()

@@ -19,6 +19,7 @@ __all__ = [
     "NameCollision",
     "NameTable",
     "prefixed_uri",
+    "renamed",
     "server_name_problem",
     "shown_name",
     "split_prefix",
@@ -56,9 +57,9 @@ def shown_name(server: str, own: str, *, prefixed: bool, rename: Mapping[str, st
     order of the mapping. A pattern has one `*` on both sides, which stands for any text. Otherwise the name
     is prefixed if `prefixed`, and then cut to `chars` characters, closed with a stable digest.
     """
-    renamed = _renamed(own, rename)
-    if renamed is not None:
-        return renamed
+    found = renamed(own, rename)
+    if found is not None:
+        return found
     if not prefixed:
         return own
     full = f"{server}{SEPARATOR}{own}"
@@ -70,7 +71,8 @@ def shown_name(server: str, own: str, *, prefixed: bool, rename: Mapping[str, st
     return f"{full[: max(0, chars - 1 - _DIGEST_CHARS)]}_{digest}"
 
 
-def _renamed(own: str, rename: Mapping[str, str]) -> str | None:
+def renamed(own: str, rename: Mapping[str, str]) -> str | None:
+    """The name that `rename` gives to `own`, as `shown_name` says; None where it has none for it."""
     exact = rename.get(own)
     if exact is not None and "*" not in own:
         return exact

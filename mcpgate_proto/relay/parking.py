@@ -75,6 +75,9 @@ class Parked:
         """L1.7: kept for the retry, until the time is over."""
         self.outcome = lambda caller: caller.completed(result)
 
+    def became_task(self, task: Members) -> None:
+        self.outcome = lambda caller: caller.became_task(task)
+
     def failed(self, fault: Fault) -> None:
         self.outcome = lambda caller: caller.failed(fault)
 
@@ -98,6 +101,8 @@ class Parking:
         mine = sum(1 for one in self._all.values() if one.principal == exchange.operation.client.principal.id)
         there = [one for one in self._all.values() if one.server == exchange.server]
         exclusive = exchange.target is not None and exchange.target.exclusive
+        if exchange.operation.made_in:
+            exclusive = False  # a call that has become a task has left its channel to others
         if exclusive and len(there) >= limits.parked_calls_per_server:
             # The oldest of the same principal gives way; another's is not touched.
             own = [one for one in there if one.principal == exchange.operation.client.principal.id]
@@ -161,7 +166,9 @@ class Parking:
         self._hub.count("parked_expired")
         if parked.outcome is not None:
             return
-        for ask in [*parked.asked_keys.values(), *parked.next_asks]:
+        asks = [*parked.asked_keys.values(), *parked.next_asks]
+        for ask in asks if not parked.exchange.operation.made_in else []:
+            # A task is cancelled, and that says it (`upstream/legacy_task_book.py`).
             parked.exchange.answer(ask.key, refusal(ask))
         parked.exchange.cancel("the client did not come back with its answers")
 

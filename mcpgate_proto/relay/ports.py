@@ -12,6 +12,7 @@ from typing import Protocol
 import msgspec
 
 from mcpgate_proto.config import ServerConfig
+from mcpgate_proto.mcp import extensions, task_fields
 from mcpgate_proto.mcp.codes import Fault
 from mcpgate_proto.mcp.revisions import Era
 from mcpgate_proto.relay.exchange import Client, Exchange, Members, Operation
@@ -26,6 +27,13 @@ class ServerFace(msgspec.Struct, frozen=True):
     capabilities: Members
     instructions: str
     server_info: bytes
+
+    @property
+    def makes_tasks(self) -> bool:
+        """It makes tasks of calls: by the extension, or as 2025-11-25 has it."""
+        if self.era is Era.MODERN:
+            return extensions.TASKS in extensions.declared(self.capabilities)
+        return task_fields.offered(self.capabilities)
 
 
 class ServerStatus(msgspec.Struct, frozen=True):
@@ -65,6 +73,9 @@ class Server(Protocol):
     def unwatch(self, client: Client, uri: str) -> None: ...
     def face(self, client: Client) -> ServerFace | None:
         """What the catalog session of this client's principal declared, if there is one ready."""
+
+    def refusal(self, client: Client) -> Fault | None:
+        """Why it cannot be asked anything for this client now, if that is for want of a login."""
 
     def roots_changed(self, client: Client) -> None: ...
     def client_gone(self, client: Client) -> None: ...

@@ -39,8 +39,10 @@ class Interest:
 
 
 class Interests:
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, lets: Callable[[Client, str, str], bool]) -> None:
+        """`lets(client, server, uri)`: whether a client may hear of a server's resource."""
         self._hub = hub
+        self._lets = lets
         self._all: dict[Interest, None] = {}
 
     def add(self, interest: Interest) -> None:
@@ -88,7 +90,9 @@ class Interests:
         near: list[tuple[Interest, str]] = []
         far: list[tuple[Interest, str]] = []
         for interest in self._all:
-            if not _meant(interest, principal):
+            if not _meant(interest, principal) or not interest.uris:
+                continue
+            if not self._lets(interest.client, server, uri):
                 continue
             watched = {own: shown for shown, (owner, own) in interest.uris.items() if owner == server}
             if any(uri == own or uri.startswith(own.rstrip("/") + "/") for own in watched):

@@ -24,6 +24,7 @@ from mcpgate_proto.wire import jsonrpc, values
 from mcpgate_proto.wire.jsonrpc import Raw
 
 __all__ = [
+    "ID_CHARS",
     "Asked",
     "Finished",
     "Handle",
@@ -44,10 +45,11 @@ ID_CHARS = 1024
 
 
 class Handle(msgspec.Struct, frozen=True, array_like=True):
-    """What a sealed task id stands for."""
+    """What a sealed task id stands for. `session`: where a legacy server's task lives; empty for others."""
 
     server: str
     id: str
+    session: str = ""
 
 
 class TaskIds:
@@ -56,9 +58,9 @@ class TaskIds:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
 
-    def seal(self, principal: str, server: str, id: str) -> str:
+    def seal(self, principal: str, server: str, id: str, session: str = "") -> str:
         """The id that `principal` is given. It does not expire: when a task ends its server decides."""
-        payload = msgspec.msgpack.encode(Handle(server, id))
+        payload = msgspec.msgpack.encode(Handle(server, id, session))
         return self._hub.sealer.seal(PURPOSE, principal, payload, math.inf)
 
     def open(self, principal: str, token: str | None) -> Handle | None:

@@ -20,11 +20,12 @@ import msgspec
 from mcpgate_proto.config import ServerConfig
 from mcpgate_proto.effects import Address, Peer, TlsFacts, TlsOptions
 from mcpgate_proto.hub import Connection, Hub
+from mcpgate_proto.security.egress import permitted, server_reach
 from mcpgate_proto.timers import Timer
 from mcpgate_proto.wire import http1_client as http1
 from mcpgate_proto.wire.http1_grammar import Headers
 
-__all__ = ["HttpPool", "Origin", "Receiver", "Ticket"]
+__all__ = ["HttpConnection", "HttpPool", "Origin", "Owner", "Receiver", "Ticket"]
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -69,6 +70,16 @@ class Receiver(Protocol):
         """No (whole) response will come. `sent`: the request may have reached the server."""
 
 
+class Owner(Protocol):
+    """Whose a connection and its ticket are: a pool's, or a single fetch's."""
+
+    hub: Hub
+    tls: TlsOptions | None
+
+    def freed(self, connection: HttpConnection) -> None: ...
+    def abandoned(self, ticket: Ticket) -> None: ...
+
+
 class Ticket:
     """One request and the right to give it up, to slow it down."""
 
@@ -89,7 +100,7 @@ class Ticket:
 
     def __init__(
         self,
-        pool: HttpPool,
+        pool: Owner,
         receiver: Receiver,
         method: str,
         target: str,
@@ -145,7 +156,7 @@ class GivenUp:
 class HttpConnection:
     """One connection of a pool: dialled for a ticket, then reused."""
 
-    def __init__(self, pool: HttpPool, ticket: Ticket, addresses: list[Address]) -> None:
+    def __init__(self, pool: Owner, ticket: Ticket, addresses: list[Address]) -> None:
         self._pool = pool
         self._hub = pool.hub
         self._addresses = addresses
@@ -311,6 +322,9 @@ class HttpPool:
         self.tls = (
             TlsOptions(server_name=self.origin.host, ca_file=config.ca_file) if self.origin.tls else None
         )
+        # Sent with every request; a reload may change them.
+        self.headers = tuple(config.headers.items())
+        self._reach = server_reach(tls=self.origin.tls, allow_plain_http=config.allow_plain_http)
         # HTTP over a Unix socket has nothing to look up either.
         self._socket_path = config.socket_path
         self._numeric = bool(config.socket_path) or is_numeric(self.origin.host)
@@ -366,6 +380,10 @@ class HttpPool:
         if ticket.done or (self._stopped and not ticket.farewell):
             self._pump()
             return
+        if found and not self._numeric:
+            # An address that the operator wrote is meant; what a name leads to is checked (threats.md 38).
+            found = permitted(found, self._reach)
+            reason = "" if found else "it leads to an address that may not be dialled"
         if not found:
             ticket.done = True
             ticket.receiver.response_failed(

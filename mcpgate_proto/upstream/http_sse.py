@@ -11,10 +11,12 @@ from urllib.parse import urljoin, urlsplit
 
 from mcpgate_proto.config import ServerConfig
 from mcpgate_proto.hub import Hub
+from mcpgate_proto.security.forward import pick
 from mcpgate_proto.timers import Timer
 from mcpgate_proto.upstream.channel import OpenRequests
-from mcpgate_proto.upstream.http_pool import HttpPool, Origin, Ticket
-from mcpgate_proto.upstream.link import LinkOwner, Loss, Outgoing
+from mcpgate_proto.upstream.credentials import Pool, Sent
+from mcpgate_proto.upstream.http_pool import Origin
+from mcpgate_proto.upstream.link import LinkOwner, Loss, Outgoing, note_redirect
 from mcpgate_proto.wire import jsonrpc, sse
 from mcpgate_proto.wire.http1_grammar import Headers
 
@@ -28,7 +30,7 @@ class SseLink:
 
     single_channel = True
 
-    def __init__(self, hub: Hub, config: ServerConfig, owner: LinkOwner, pool: HttpPool) -> None:
+    def __init__(self, hub: Hub, config: ServerConfig, owner: LinkOwner, pool: Pool) -> None:
         self._hub = hub
         self._config = config
         self.owner = owner
@@ -41,11 +43,11 @@ class SseLink:
             ("Host", pool.origin.authority),
             ("User-Agent", f"mcpgate/{hub.config.version}"),
             ("Accept-Encoding", "identity"),
-            *config.headers.items(),
         ]
-        self._stream: Ticket | None = None
+        self._stream: Sent | None = None
         self._events: sse.SseDecoder | None = None
         self._endpoint: str | None = None
+        self._forwarding = [name.lower() for name in config.forward_headers]
         self._open = OpenRequests(self._pause)
         self._posts: dict[Posted, None] = {}
         self._timer: Timer | None = None
@@ -53,7 +55,8 @@ class SseLink:
 
     def start(self) -> None:
         self._timer = self._hub.after(self._hub.limits.handshake_timeout_s, "sse endpoint", self._late)
-        self._stream = self._pool.send(self, "GET", [*self._base, ("Accept", EVENTS)], pinned=True)
+        headers = [*self._base, *self._pool.headers, ("Accept", EVENTS)]
+        self._stream = self._pool.send(self, "GET", headers, pinned=True)
 
     def _late(self) -> None:
         self._timer = None
@@ -63,6 +66,8 @@ class SseLink:
 
     def response_head(self, status: int, headers: Headers) -> None:
         kind = (headers.get("content-type") or "").split(";", 1)[0].strip().lower()
+        if 300 <= status < 400:
+            note_redirect(self._hub, self._config.name, status)
         if status != 200 or kind != EVENTS:
             self._down(f"its event stream was refused (HTTP {status})")
             return
@@ -120,10 +125,17 @@ class SseLink:
 
     # -- requests
 
-    def _post(self, message: bytes, request: int | None, done: Callable[[], None] | None = None) -> None:
+    def _post(
+        self,
+        message: bytes,
+        request: int | None,
+        done: Callable[[], None] | None = None,
+        extra: tuple[tuple[str, str], ...] = (),
+    ) -> None:
         if self._gone or self._endpoint is None:
             return
-        headers = [*self._base, ("Content-Type", "application/json"), ("Accept", "application/json")]
+        headers = [*self._base, *self._pool.headers, ("Content-Type", "application/json")]
+        headers += [("Accept", "application/json"), *extra]
         if self._version is not None:
             headers.append(("MCP-Protocol-Version", self._version))
         posted = Posted(self, request, done)
@@ -133,7 +145,7 @@ class SseLink:
 
     def request(self, outgoing: Outgoing) -> None:
         self._open.add(outgoing.id)
-        self._post(outgoing.message, outgoing.id)
+        self._post(outgoing.message, outgoing.id, extra=pick(outgoing.forwarded, self._forwarding))
 
     def notify(self, message: bytes) -> None:
         self._post(message, None)
@@ -177,6 +189,10 @@ class SseLink:
     def full(self) -> bool:
         return len(self._posts) >= self._hub.limits.http_connections_per_server
 
+    def knock(self, done: Callable[[int], None]) -> None:
+        """The stream is open: there are sessions."""
+        done(0)
+
     def expect_session(self) -> None:
         """The stream is the session."""
 
@@ -211,7 +227,7 @@ class Posted:
         self._link = link
         self._done = done
         self.request = request
-        self.ticket: Ticket | None = None
+        self.ticket: Sent | None = None
         self.timer: Timer | None = None
         self._status = 0
 

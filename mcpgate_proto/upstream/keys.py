@@ -11,9 +11,10 @@ import msgspec
 from mcpgate_proto.config import ServerConfig
 from mcpgate_proto.mcp.revisions import LATEST_LEGACY, MODERN, Era
 from mcpgate_proto.relay.exchange import Client
+from mcpgate_proto.security.principal import LOCAL
 from mcpgate_proto.wire import values
 
-__all__ = ["PoolKey", "featureless", "key_for", "principal_of"]
+__all__ = ["PoolKey", "featureless", "is_personal", "key_for", "principal_of"]
 
 
 class PoolKey(msgspec.Struct, frozen=True):
@@ -34,9 +35,17 @@ class PoolKey(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, profile=b"{}")
 
 
+def is_personal(config: ServerConfig) -> bool:
+    """Each principal shows tokens of its own, so that no session can be handed on."""
+    wants = config.oauth
+    return wants is not None and wants.grant == "authorization_code" and config.isolation != "shared"
+
+
 def principal_of(config: ServerConfig, client: Client | None) -> str | None:
     if config.isolation == "shared":
         return ""
+    if client is None and is_personal(config):
+        return LOCAL.id  # what is started unasked is started for the person at this machine
     return client.principal.id if client is not None else None
 
 

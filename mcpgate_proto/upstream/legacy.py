@@ -15,9 +15,12 @@ from mcpgate_proto.hub import SEVERITIES, Hub
 from mcpgate_proto.mcp import codes, content
 from mcpgate_proto.mcp.codes import Fault, FaultKind
 from mcpgate_proto.mcp.revisions import LATEST_LEGACY, LEGACY_VERSIONS, REVISIONS, Era
-from mcpgate_proto.relay.exchange import Answer, Ask, Audience, Carry, Exchange, Members
+from mcpgate_proto.relay.exchange import Answer, Ask, Audience, Carry, Exchange, Members, Phase
 from mcpgate_proto.timers import Timer
 from mcpgate_proto.upstream.keys import PoolKey
+from mcpgate_proto.upstream.knock import NO_SESSIONS
+from mcpgate_proto.upstream.legacy_task_book import related, unrelated
+from mcpgate_proto.upstream.legacy_tasks import TaskDesk
 from mcpgate_proto.upstream.link import Link, Outgoing
 from mcpgate_proto.upstream.session import EMPTY, LIST_CHANGED, RETIRED, Host, UpstreamSession
 from mcpgate_proto.wire import jsonrpc, values
@@ -30,13 +33,14 @@ FEATURES = {"elicitation/create": "elicitation", "sampling/createMessage": "samp
 
 
 class Question(msgspec.Struct, frozen=True):
-    """A request of the server that a client is answering."""
+    """A request of the server that a client is answering, or will, if it is of a task: `task` is its id."""
 
     id: jsonrpc.RequestId
     ask: Ask
     exchange: Exchange | None
     audience: Audience | None
     origin: int | None
+    task: str = ""
 
 
 class LegacySession(UpstreamSession):
@@ -50,13 +54,27 @@ class LegacySession(UpstreamSession):
         self._questions: dict[str, Question] = {}
         self._watching: dict[str, list[Callable[[Fault | None], None]]] = {}
         self._quarantine: dict[int, Timer] = {}
+        # Until then the server may ask for a call that was cancelled.
+        self._given_up_until = hub.now
         self._level: int | None = None
         self._started = False
+        self.tasks = TaskDesk(self)
 
     # -- the handshake
 
     def link_up(self) -> None:
-        self.handshake()
+        if self.host.doubts(Era.LEGACY):
+            self.link.knock(self._knocked)
+        else:
+            self.handshake()
+
+    def _knocked(self, status: int) -> None:
+        if self.over:
+            return
+        if status == NO_SESSIONS:
+            self.end("it has no sessions", Fault(FaultKind.UNSUPPORTED, "the server has no sessions"))
+        else:
+            self.handshake()
 
     def handshake(self) -> None:
         if self._started:
@@ -76,8 +94,10 @@ class LegacySession(UpstreamSession):
             return
         version = values.text_of(answer, "protocolVersion")
         if version not in LEGACY_VERSIONS:
-            # F3: a counter-offer that we do not support means to disconnect.
-            self.end("it answered initialize with a revision that does not exist", None)
+            # F3: a counter-offer that we do not support means to disconnect. A server that is known to speak
+            # the new era lacks this one, then.
+            told = "it answered initialize with no revision that has it"
+            self.end(told, Fault(FaultKind.UNSUPPORTED, told))
             return
         self.version = version
         self.capabilities = values.object_or_empty(answer.get("capabilities", EMPTY))
@@ -104,6 +124,7 @@ class LegacySession(UpstreamSession):
     def compose(self, number: int, method: str, params: Members, exchange: Exchange | None) -> Outgoing:
         if exchange is not None:
             params = content.down_params(method, params, REVISIONS[self.version])
+            params = self.tasks.augmented(exchange, params)
             self._raise_level(exchange.operation.log_level)
             meta = dict(exchange.operation.meta)
             if exchange.operation.wants_progress:
@@ -112,7 +133,11 @@ class LegacySession(UpstreamSession):
                 params = {**params, "_meta": jsonrpc.encode_object(meta)}
         elif "_meta" in params:
             params = values.without(params, "_meta")  # what a modern server would be told (N8)
-        return Outgoing(number, jsonrpc.encode_request(number, method, params))
+        # A server of the new era wants to be told the method (C15), one of the old era does not mind (C43).
+        named = method == "initialize" and self.host.doubts(Era.LEGACY)
+        headers = (("Mcp-Method", method),) if named else ()
+        pinned = method == "tasks/result" and not self.link.single_channel  # answered when the task ends
+        return Outgoing(number, jsonrpc.encode_request(number, method, params), headers, pinned=pinned)
 
     def _raise_level(self, level: str | None) -> None:
         """The server's level is one for the session: the most verbose that any of its clients wants (L14)."""
@@ -124,30 +149,44 @@ class LegacySession(UpstreamSession):
             self.request("logging/setLevel", {"level": jsonrpc.to_raw(level)}, lambda answer: None)
 
     def begin(self, exchange: Exchange) -> None:
-        operation = exchange.operation
-        carry = operation.carry
-        about_task = operation.task is not None or (carry is not None and carry.task is not None)
-        modern = operation.client.era is Era.MODERN and operation.method.startswith("tasks/")
-        if about_task or modern or operation.updates is not None:
-            # The server was a modern one when it made the task; the call is not made again (L1.10).
-            if operation.interactive:
-                self.untake()
-            exchange.fail(Fault(FaultKind.INTERNAL, "the server has no tasks of this kind any more"))
-            return
-        super().begin(exchange)
+        if not self.tasks.takes(exchange):
+            super().begin(exchange)
+            self.tasks.opened(exchange)
+
+    @property
+    def busy(self) -> bool:
+        return super().busy or self.tasks.alive
+
+    @property
+    def can_go(self) -> bool:
+        return not super().busy and not self.tasks.working
+
+    def forget(self, number: int) -> None:
+        """The answer to a request of our own is not wanted any more."""
+        own = self._own.pop(number, None)
+        if own is not None:
+            own.timer.cancel()
+            if not self.link.unsent(number):
+                params = {"requestId": Raw(b"%d" % number)}
+                self.link.notify(jsonrpc.encode_notification("notifications/cancelled", params))
+            self.link.abandon(number)
 
     def resume(self, exchange: Exchange, answers: dict[str, Answer], carry: Carry | None) -> None:
         for key, answer in answers.items():
-            self._answer(key, answer)
+            self.answer(key, answer)
 
-    def _answer(self, key: str, answer: Answer) -> None:
+    def answer(self, key: str, answer: Answer) -> None:
+        """What the client says to a question of the server."""
         question = self._questions.pop(key, None)
         if question is None or self.over:
             return
         if answer.fault is None:
             answer = self._fitting(question.ask.method, answer)
         if answer.fault is None:
-            message = jsonrpc.encode_result(question.id, answer.result)
+            result = values.object_or_empty(answer.result)
+            if question.task:
+                result = related(result, question.task)  # 1125 tasks: responses name the task, too
+            message = jsonrpc.encode_result(question.id, result if question.task else answer.result)
         else:
             error = codes.to_legacy(answer.fault, REVISIONS[self.version])
             message = jsonrpc.encode_error(question.id, error.code, error.message, error.data)
@@ -168,7 +207,12 @@ class LegacySession(UpstreamSession):
             self.drop(exchange)
             self.link.abandon(known)
             return
+        if self.tasks.cancelled(exchange):
+            self._forget_questions(exchange)
+            return
         quarantine = exchange.operation.interactive and self.link.single_channel
+        if exchange.operation.interactive:
+            self._given_up_until = self.hub.now + self.hub.limits.lease_wait_s
         number = self.drop(exchange, keep_lease=quarantine)
         self._forget_questions(exchange)
         if number is None or self.over:
@@ -191,7 +235,7 @@ class LegacySession(UpstreamSession):
         if self.lease != "*":
             del self._quarantine[number]
             self.kept_for = self.lease or ""
-        elif not self.calls:
+        elif not self.calls and not self.tasks.alive:
             self.end(RETIRED, None)
         else:
             again_s = self.hub.limits.lease_wait_s
@@ -210,17 +254,51 @@ class LegacySession(UpstreamSession):
         for key, question in list(self._questions.items()):
             if question.exchange is not exchange:
                 continue
-            others = self._calls_of(None)
+            others = self._calls_of(None) if self.link.single_channel and not question.task else []
             if question.origin is None and others:
                 self._questions[key] = msgspec.structs.replace(question, exchange=others[0])
                 exchange.hand_over(key, others[0])
             else:
                 gone = Fault(FaultKind.INVALID_PARAMS, "the request that this belonged to is over")
-                self._answer(key, Answer(fault=gone))
+                self.answer(key, Answer(fault=gone))
 
     def _forget_questions(self, exchange: Exchange) -> None:
-        for key in [key for key, question in self._questions.items() if question.exchange is exchange]:
+        """Those of a task stand open until the client waits for it again."""
+        for key, question in list(self._questions.items()):
+            if question.exchange is not exchange:
+                continue
+            if question.task and exchange.operation.method == "tasks/result":
+                self._questions[key] = msgspec.structs.replace(question, exchange=None)
+            else:
+                del self._questions[key]
+
+    def adopt(self, exchange: Exchange, task: str) -> None:
+        """A call became a task, and its questions the task's; they are still asked if the call goes on."""
+        for key, question in list(self._questions.items()):
+            if question.exchange is exchange:
+                asker = exchange if exchange.phase is not Phase.DONE else None
+                self._questions[key] = msgspec.structs.replace(question, exchange=asker, task=task)
+
+    def forget_task(self, task: str) -> None:
+        """Nothing that a task has asked is answered any more."""
+        for key in self.questions_of(task):
             del self._questions[key]
+
+    def questions_of(self, task: str) -> dict[str, Ask]:
+        return {key: one.ask for key, one in self._questions.items() if one.task == task}
+
+    def unasked(self, task: str) -> dict[str, Ask]:
+        """The questions of a task that nobody is being asked."""
+        return {
+            key: one.ask for key, one in self._questions.items() if one.task == task and one.exchange is None
+        }
+
+    def hand_out(self, task: str, exchange: Exchange) -> list[Ask]:
+        """From now on `exchange` is asked what stood open of a task."""
+        asks = self.unasked(task)
+        for key in asks:
+            self._questions[key] = msgspec.structs.replace(self._questions[key], exchange=exchange)
+        return list(asks.values())
 
     # -- resource subscriptions
 
@@ -295,9 +373,15 @@ class LegacySession(UpstreamSession):
         if exchange is None:
             self.hub.count("upstream_late_responses")  # cancelled meanwhile: G23
             self._release(number)
+            self.tasks.orphaned(outcome)
             return
         self.drop(exchange)
+        if self.tasks.made(number, exchange, outcome):
+            return
         self._pass_on_questions(exchange)
+        if self.tasks.replans(exchange, outcome):
+            return
+        self.tasks.noted(exchange, outcome)
         if isinstance(outcome, Fault):
             exchange.fail(outcome)
         else:
@@ -315,8 +399,18 @@ class LegacySession(UpstreamSession):
             self.host.resource_updated(self, params)
         elif method == "notifications/cancelled":
             self._withdrawn(params)
+        elif method == "notifications/tasks/status":
+            self.tasks.status_told(params)
         else:
             self.hub.count("upstream_unknown_notifications")
+
+    def progressed(self, params: Members) -> None:
+        token = jsonrpc.integer(params.get("progressToken", EMPTY))
+        value = values.number(params.get("progress", EMPTY))
+        told = values.without(params, "progressToken", "_meta")
+        known = token is None or value is None or token in self.calls
+        if known or not self.tasks.progressed(token or 0, value or 0.0, told):
+            super().progressed(params)
 
     def _logged(self, params: Members, origin: int | None) -> None:
         exchange = self.log_owner(origin)
@@ -354,7 +448,22 @@ class LegacySession(UpstreamSession):
             return
         # L18: the client hosts no tasks; `task` is ignored.
         ask = Ask(key, message.method, values.without(message.params, "task"))
+        task = self.tasks.of(message, origin)
+        if task is not None:
+            asker = self.tasks.asker(task)
+            if asker is None or asker is task.driver:
+                ask = msgspec.structs.replace(ask, params=unrelated(ask.params))
+            self._questions[key] = Question(message.id, ask, asker, None, origin, task.id)
+            if asker is not None:
+                asker.ask([ask], None)
+            else:
+                self.tasks.asked(task)
+            return
         calls = self._calls_of(origin)
+        if origin is None and self.tasks.named(message.params) is not None:
+            # A task that is not known, unless it is that of a call whose answer is on the way.
+            calls = [exchange for exchange in calls if exchange.operation.made_in]
+            ask = msgspec.structs.replace(ask, params=unrelated(ask.params))
         audience = self._sole_audience()
         if len(calls) == 1 or (calls and (audience is None or not audience.reachable)):
             # Of several, one that is not asking yet is likelier; `_pass_on_questions` mends a wrong guess.
@@ -378,7 +487,7 @@ class LegacySession(UpstreamSession):
     def _answered_outside(self, key: str, answer: Answer, calls: list[Exchange]) -> None:
         for exchange in calls:
             exchange.client_is_asked(False)
-        self._answer(key, answer)
+        self.answer(key, answer)
 
     def _calls_of(self, origin: int | None) -> list[Exchange]:
         """The calls that a server's request may belong to: by its stream, else those that hold the lease,
@@ -386,13 +495,17 @@ class LegacySession(UpstreamSession):
         if origin is not None:
             found = self.calls.get(origin)
             return [found] if found is not None else []
-        if not self.link.single_channel or self.lease is None:
-            return []
-        return [exchange for exchange in self.calls.values() if exchange.operation.interactive]
+        calls = [exchange for exchange in self.calls.values() if exchange.operation.interactive]
+        if self.link.single_channel:
+            return calls if self.lease is not None else []
+        # Servers on the TypeScript SDK ask on the session's own stream unless told otherwise. It can be of
+        # the one call that there is, if nobody else uses the session or gave a call up lately.
+        alone = len(calls) == 1 and all(key == calls[0].operation.client.key for key in self.users)
+        return calls if alone and self.hub.now >= self._given_up_until else []
 
     def _sole_audience(self) -> Audience | None:
         """The one client that has ever used this session, and whose calls are the only ones on it."""
-        if len(self.users) != 1:
+        if len(self.users) != 1 or self.strangers:
             return None
         key, audience = next(iter(self.users.items()))
         others = any(exchange.operation.client.key != key for exchange in self.calls.values())
@@ -404,8 +517,10 @@ class LegacySession(UpstreamSession):
 
     def end(self, reason: str, fault: Fault | None) -> None:
         if not self.over:
+            tell_of_tasks = self.tasks.close()
             questions, self._questions = self._questions, {}
             super().end(reason, fault)
+            tell_of_tasks()
             for timer in self._quarantine.values():
                 timer.cancel()
             for question in questions.values():

@@ -13,9 +13,10 @@ from typing import Protocol
 
 import msgspec
 
+from mcpgate_proto.hub import Hub
 from mcpgate_proto.wire.jsonrpc import Message
 
-__all__ = ["Link", "LinkOwner", "Loss", "Outgoing"]
+__all__ = ["Link", "LinkOwner", "Loss", "Outgoing", "note_redirect"]
 
 
 class Outgoing(msgspec.Struct, frozen=True, gc=False):
@@ -26,6 +27,8 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
     headers: tuple[tuple[str, str], ...] = ()
     # Its answer stream stays open for long (`subscriptions/listen`): it must not starve calls (D15).
     pinned: bool = False
+    # Headers of the client's own request; a link sends those that its server's `forward_headers` lists.
+    forwarded: tuple[tuple[str, str], ...] = ()
 
 
 class Loss(Enum):
@@ -35,6 +38,12 @@ class Loss(Enum):
     BROKEN = "broken"  # it may have
     REFUSED = "refused"  # the server's HTTP said no, without JSON-RPC; `status` tells
     SESSION_GONE = "session gone"  # 404 for our session (D10): not executed
+
+
+def note_redirect(hub: Hub, server: str, status: int) -> None:
+    """A redirect leads to where nobody has checked, with credentials and calls: it is a refusal (row 36)."""
+    mend = "redirects are not followed; write the address where the server really is as its url"
+    hub.emit("warning", "server_redirects", server=server, status=status, mend=mend)
 
 
 class LinkOwner(Protocol):
@@ -80,6 +89,9 @@ class Link(Protocol):
 
     def full(self) -> bool:
         """It must not be sent another request."""
+
+    def knock(self, done: Callable[[int], None]) -> None:
+        """See `upstream.knock`; 0 where a channel has nothing of the kind. Before anything else is sent."""
 
     def expect_session(self) -> None:
         """The next answer is an InitializeResult and may bring a session id (C27)."""

@@ -106,12 +106,14 @@ class ModernSession(UpstreamSession):
     def _told(self, operation: Operation) -> Raw:
         """The client's capabilities; with tasks where the gateway deals with them in its place (L22)."""
         told = operation.client.capabilities
-        return extensions.having(told, extensions.TASKS) if self._driving(operation) else told
+        # `takes_task`, and requests about tasks: a legacy client's, which has no such declaration.
+        wanted = self._driving(operation) or operation.takes_task or operation.method.startswith("tasks/")
+        return extensions.having(told, extensions.TASKS) if wanted else told
 
     def _driving(self, operation: Operation) -> bool:
         if operation.task is not None:
             return True
-        wanted = self._has_tasks and self.hub.config.drive_tasks and operation.take_task is None
+        wanted = self._has_tasks and self.hub.config.drive_tasks and not operation.takes_task
         return wanted and operation.method == "tools/call"
 
     def begin(self, exchange: Exchange) -> None:
@@ -141,8 +143,9 @@ class ModernSession(UpstreamSession):
         timer = self._polls.pop(exchange, None)
         if timer is not None:
             timer.cancel()
-        if exchange.operation.task is not None:
-            self._cancel_task(exchange.operation.task.id)
+        operation = exchange.operation
+        if operation.task is not None and operation.method == "tools/call":
+            self._cancel_task(operation.task.id)  # else its client only waits for it no longer
         if number is not None and not self.over:
             self._stop_request(number, reason)
 
@@ -273,11 +276,11 @@ class ModernSession(UpstreamSession):
         if operation.task is not None or operation.method.startswith("tasks/"):
             self._finish(number, result)  # N4: an old example names what is complete so
             return True
-        wanted = operation.take_task is not None or self._driving(operation)
+        wanted = operation.takes_task or self._driving(operation)
         if operation.method != "tools/call" or state is None or not wanted:
             return False
         self.drop(exchange)
-        if operation.take_task is not None:
+        if operation.takes_task:
             exchange.complete_with_task(_bare(result))
             return True
         operation.task, operation.answers = state, Raw(b"")
@@ -290,6 +293,9 @@ class ModernSession(UpstreamSession):
         """An answer about a task that is driven."""
         operation = exchange.operation
         limits = self.hub.limits
+        if isinstance(outcome, Fault) and operation.method != "tools/call":
+            exchange.fail(outcome)
+            return
         if isinstance(outcome, Fault):
             told = f"the server lost the task that it made of the call: {outcome.message[:200]}"
             exchange.fail(Fault(FaultKind.INTERNAL, told))

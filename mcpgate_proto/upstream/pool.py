@@ -19,14 +19,20 @@ from mcpgate_proto.mcp.revisions import Era
 from mcpgate_proto.relay.exchange import Client, Exchange, Members, Phase
 from mcpgate_proto.relay.ports import ServerFace, ServerListener, ServerStatus
 from mcpgate_proto.timers import Timer
-from mcpgate_proto.upstream.keys import PoolKey, featureless, key_for, principal_of
+from mcpgate_proto.upstream.asked_login import log_in
+from mcpgate_proto.upstream.credentials import Credentials
+from mcpgate_proto.upstream.desk import Desk
+from mcpgate_proto.upstream.eras import after_refusal, era_for
+from mcpgate_proto.upstream.fetch import Fetcher
+from mcpgate_proto.upstream.keys import PoolKey, featureless, is_personal, key_for, principal_of
 from mcpgate_proto.upstream.legacy import LegacySession
 from mcpgate_proto.upstream.link import Link
 from mcpgate_proto.upstream.links import LinkMaker
 from mcpgate_proto.upstream.modern import ModernSession
-from mcpgate_proto.upstream.probe import Finding, Probe, refused_modern, teaches
+from mcpgate_proto.upstream.probe import Finding, Probe
 from mcpgate_proto.upstream.session import FORGOTTEN, RETIRED, Done, UpstreamSession
 from mcpgate_proto.upstream.supervisor import Supervisor
+from mcpgate_proto.upstream.telling import face_of, status_of, stderr_of
 from mcpgate_proto.upstream.waiting import Got, Session, Waiter, WaitingRoom
 from mcpgate_proto.upstream.watches import Watches
 
@@ -36,7 +42,9 @@ __all__ = ["UpstreamServer"]
 class UpstreamServer:
     """See the head of this file. Implements `relay.ports.Server` and `upstream.session.Host`."""
 
-    def __init__(self, hub: Hub, config: ServerConfig, listener: ServerListener) -> None:
+    def __init__(
+        self, hub: Hub, config: ServerConfig, listener: ServerListener, fetcher: Fetcher, desk: Desk
+    ) -> None:
         self.hub = hub
         self.config = config
         self.name = config.name
@@ -51,12 +59,16 @@ class UpstreamServer:
         self._proven: dict[Era, bool] = {}
         self._waiting = WaitingRoom(hub, self._serve, self._why_not)
         self._probe: Probe | None = None
-        self._links = LinkMaker(hub, config)
+        self._credentials = Credentials(hub, config, fetcher, desk, self._fares_otherwise)
+        # Whose credentials the probe shows.
+        self._probing_for: str | None = None
+        self._links = LinkMaker(hub, config, self._credentials)
         self._supervisor = Supervisor(hub, config.name, self._again)
         self._watches = Watches()
         # Sessions that somebody watches through: opened again once the server is back.
         self._lost: dict[PoolKey, None] = {}
         self._stopped = not config.enabled
+        self._ended = False
         self._warm = False  # keep one session up, so that lists and changes are at hand
         self._sweep: Timer | None = None
         self._health: Timer | None = None
@@ -73,9 +85,9 @@ class UpstreamServer:
                 self._health = self.hub.after(self.config.health_s, "health", self._check_health)
 
     def stop(self) -> None:
-        if self._stopped:
+        if self._ended:
             return
-        self._stopped = True
+        self._stopped = self._ended = True
         self._supervisor.stop()
         for timer in (self._sweep, self._health):
             if timer is not None:
@@ -83,34 +95,39 @@ class UpstreamServer:
         for session in list(self.sessions):
             session.end("mcpgate is stopping", None)
         if self._probe is not None:
-            self._probe._link.stop()
+            self._probe.drop()
         self._links.stop()
+        self._credentials.stop()
         self._waiting.refuse_all(self._down("it was stopped"))
+
+    def renew(self, config: ServerConfig) -> bool:
+        """Take over `config` if only headers differ (a token was rotated): the next request carries them, and
+        what is under way goes on. False for any other change."""
+        if msgspec.structs.replace(self.config, headers=config.headers) != config:
+            return False
+        self.config = config
+        self._links.renew(config)
+        return True
 
     def _down(self, reason: str = "") -> Fault:
         told = reason or self._supervisor.reason or "it is not available"
         self.hub.emit("debug", "server_unavailable", server=self.name, reason=told)
-        return Fault(FaultKind.UPSTREAM_DOWN, f"server '{self.name}' is not available")
+        return Fault(FaultKind.UPSTREAM_DOWN, f"server '{self.name}' is not available", detail=told)
 
     # -- eras
 
-    def _era_for(self, wanted: Era) -> Era | None:
-        """The era to serve a client of `wanted` in; None while that is not known."""
-        other = Era.MODERN if wanted is Era.LEGACY else Era.LEGACY
-        if self.eras[wanted]:
-            return wanted
-        if self.eras[wanted] is False:
-            return other if self.eras[other] else None
-        # Not known. A server known as modern is asked by a legacy client's first session itself.
-        return wanted if self.eras[other] else None
-
-    def _discover_era(self) -> None:
+    def _discover_era(self, client: Client | None = None) -> None:
+        """Learn what the server speaks, with the credentials of `client` where each has its own."""
         if self._probe is not None or self._supervisor.waiting or self._stopped:
+            return
+        principal = principal_of(self.config, client if is_personal(self.config) else None)
+        if self._credentials.blocks(principal) is not None:
             return
         if any(self.eras.values()):
             self._warm_up()
             return
-        self._probe = Probe(self.hub, self._links.make(), self._probed)
+        self._probing_for = principal
+        self._probe = Probe(self.hub, self._links.make(principal), self._probed)
         self._probe.start()
 
     def _probed(self, found: Finding) -> None:
@@ -120,6 +137,9 @@ class UpstreamServer:
             if found.link is not None:
                 found.link.stop()
             self._waiting.pump()
+            return
+        if found.era is None and self._credentials.blocks(self._probing_for) is not None:
+            self._waiting.pump()  # it lives; who has no token hears so, others may try theirs
             return
         if found.era is None:
             self._supervisor.failed(found.reason)
@@ -142,7 +162,7 @@ class UpstreamServer:
     def _adopt(self, found: Finding) -> None:
         """The probe's link becomes the first session, so that the server starts once."""
         assert found.link is not None and found.era is not None
-        key = key_for(self.config, None, found.era)
+        key = msgspec.structs.replace(key_for(self.config, None, found.era), principal=self._probing_for)
         session = self._make(key, found.link)
         if isinstance(session, ModernSession):
             if found.discovered is not None:
@@ -163,7 +183,7 @@ class UpstreamServer:
         return session
 
     def _open(self, key: PoolKey) -> Session:
-        link = self._links.make()
+        link = self._links.make(key.principal)
         session = self._make(key, link)
         link.start()
         return session
@@ -181,29 +201,26 @@ class UpstreamServer:
 
     # -- who needs a session
 
-    def _acquire(
-        self, client: Client, interactive: bool, got: Got, wanted: Callable[[], bool] | None, wait_s: float
-    ) -> None:
+    def _acquire(self, waiter: Waiter, wait_s: float) -> None:
         if self._stopped:
-            got(
-                Fault(
-                    FaultKind.UPSTREAM_DOWN,
-                    f"server '{self.name}' is disabled"
-                    if not self.config.enabled
-                    else f"server '{self.name}' is stopping",
-                )
-            )
+            why = "stopping" if self.config.enabled else "disabled"
+            waiter.got(Fault(FaultKind.UPSTREAM_DOWN, f"server '{self.name}' is {why}"))
+        elif self._serve(waiter):
             return
-        # `wanted` None: a request of the gateway's own.
-        waiter = Waiter(client, interactive, got, wanted or _always, own=wanted is None)
-        if self._serve(waiter):
-            return
-        if len(self._waiting) >= self.hub.limits.calls:
-            got(Fault(FaultKind.OVERLOADED, "too many calls are waiting"))
+        elif len(self._waiting) >= self.hub.limits.calls:
+            waiter.got(Fault(FaultKind.OVERLOADED, "too many calls are waiting"))
         else:
             self._waiting.add(waiter, wait_s)
 
-    def _why_not(self) -> Fault:
+    def _acquire_own(self, client: Client, got: Got) -> None:
+        """For a request of the gateway's own."""
+        waiter = Waiter(featureless(client), False, got, lambda: True, own=True)
+        self._acquire(waiter, self.hub.limits.startup_wait_s)
+
+    def _why_not(self, waiter: Waiter) -> Fault:
+        principal = principal_of(self.config, waiter.client)
+        if self._credentials.waits(principal):
+            return self._credentials.fault(principal, 401)
         if any(session.ready for session in self.sessions):
             return Fault(FaultKind.OVERLOADED, f"server '{self.name}' is busy with other clients")
         return Fault(FaultKind.UPSTREAM_DOWN, f"server '{self.name}' is still starting")
@@ -211,7 +228,18 @@ class UpstreamServer:
     def _serve(self, waiter: Waiter) -> bool:
         """Give the waiter its session or its refusal, if that can be done now."""
         client = waiter.client
-        era = self._era_for(client.era)
+        principal = principal_of(self.config, client)
+        self._credentials.asked_by(client.principal)
+        blocked = self._credentials.blocks(principal)
+        if blocked is not None:
+            if not self._credentials.waits(principal):
+                waiter.got(blocked)
+                return True
+            if not waiter.own or self.hub.config.transparent:
+                # People need time; but who asks for lists only should not wait for them if there are others.
+                self._waiting.extend(waiter, self.hub.limits.login_wait_s)
+            return False
+        era = era_for(self.eras, client.era)
         if era is None:
             if self.eras[Era.LEGACY] is False and self.eras[Era.MODERN] is False:
                 waiter.got(self._down("it speaks no era that mcpgate knows"))
@@ -219,7 +247,7 @@ class UpstreamServer:
             if self._supervisor.circuit_open:
                 waiter.got(self._down())
                 return True
-            self._discover_era()
+            self._discover_era(client)
             return False
         key = key_for(self.config, client, era)
         starting = False
@@ -299,7 +327,7 @@ class UpstreamServer:
 
     def _evict(self) -> bool:
         for session in self.sessions:
-            if not session.busy and session.ready and not session.watches:
+            if session.can_go and session.ready and not session.watches:
                 session.end("another client needs its place", None)
                 return True
         return False
@@ -317,10 +345,20 @@ class UpstreamServer:
             else:
                 exchange.bind(session)
 
-        wait_s = self.hub.limits.lease_wait_s
-        self._acquire(
-            operation.client, operation.interactive, got, lambda: exchange.phase is not Phase.DONE, wait_s
-        )
+        if operation.session:
+            got(self._home(operation.client, operation.session))
+            return
+        wanted = lambda: exchange.phase is not Phase.DONE  # noqa: E731
+        waiter = Waiter(operation.client, operation.interactive, got, wanted, rest=exchange.rest)
+        self._acquire(waiter, self.hub.limits.lease_wait_s)
+
+    def _home(self, client: Client, tag: str) -> Session | Fault:
+        """The session in which a legacy server's task lives, if it still does: its id opens nowhere else."""
+        for session in self.sessions:
+            if session.ready and session.tag == tag and session.key.owner in ("", client.key):
+                session.take(client, False)
+                return session
+        return Fault(FaultKind.INVALID_PARAMS, "the task is lost: its server's session is over; start over")
 
     def _untake(self, session: Session, interactive: bool) -> None:
         if interactive:
@@ -328,14 +366,12 @@ class UpstreamServer:
 
     def prepare(self, client: Client, done: Callable[[ServerFace | Fault], None]) -> None:
         def got(session: Session | Fault) -> None:
-            done(session if isinstance(session, Fault) else _face(session))
+            done(session if isinstance(session, Fault) else face_of(session))
 
-        plain = featureless(client)
-        self._acquire(plain, False, got, None, self.hub.limits.startup_wait_s)
+        self._acquire_own(client, got)
 
     def ask(self, client: Client, method: str, params: Members, done: Done) -> None:
         again = True
-        plain = featureless(client)
 
         def got(session: Session | Fault) -> None:
             if isinstance(session, Fault):
@@ -347,18 +383,18 @@ class UpstreamServer:
             nonlocal again
             if isinstance(answer, Fault) and session.forgotten and again:
                 again = False
-                self._acquire(plain, False, got, None, self.hub.limits.startup_wait_s)
+                self._acquire_own(client, got)
             else:
                 done(answer)
 
-        self._acquire(plain, False, got, None, self.hub.limits.startup_wait_s)
+        self._acquire_own(client, got)
 
     def face(self, client: Client) -> ServerFace | None:
         session = self._catalog_session(client)
-        return _face(session) if session is not None else None
+        return face_of(session) if session is not None else None
 
     def _catalog_session(self, client: Client) -> Session | None:
-        era = self._era_for(client.era)
+        era = era_for(self.eras, client.era)
         if era is None:
             return None
         key = key_for(self.config, featureless(client), era)
@@ -385,16 +421,19 @@ class UpstreamServer:
             self._watches.add(principal, era, uri)
             session.watch(uri, watched)
 
-        self._acquire(featureless(client), False, got, None, self.hub.limits.startup_wait_s)
+        self._acquire_own(client, got)
 
     def unwatch(self, client: Client, uri: str) -> None:
-        era = self._era_for(client.era)
+        era = era_for(self.eras, client.era)
         if era is None or not self._watches.remove(principal_of(self.config, client), era, uri):
             return
         principal = principal_of(self.config, client)
         for session in list(self.sessions):
             if session.ready and session.era is era and session.key.principal == principal:
                 session.unwatch(uri)
+
+    def refusal(self, client: Client) -> Fault | None:
+        return self._credentials.blocks(principal_of(self.config, client))
 
     def roots_changed(self, client: Client) -> None:
         for session in list(self.sessions):
@@ -403,7 +442,7 @@ class UpstreamServer:
 
     def client_gone(self, client: Client) -> None:
         for session in list(self.sessions):
-            session.users.pop(client.key, None)
+            session.leave(client)
             if session.kept_for == client.key:
                 session.end(RETIRED, None)
                 continue
@@ -411,28 +450,13 @@ class UpstreamServer:
                 session.end("its client is gone", None)
 
     def status(self) -> ServerStatus:
-        ready = [session for session in self.sessions if session.ready]
-        if not self.config.enabled:
-            state = "disabled"
-        elif ready:
-            state = "connected"
-        elif self._supervisor.failures:
-            state = "down"
-        elif self.sessions or self._probe is not None:
-            state = "connecting"
-        else:
-            state = "idle"
-        return ServerStatus(
-            name=self.name,
-            transport=self.config.transport,
-            state=state,
-            enabled=self.config.enabled,
-            eras={era.value: self.eras[era] for era in Era},
-            sessions=len(ready),
-            calls=sum(len(session.calls) for session in self.sessions),
-            restarts=self._supervisor.restarts,
-            reason=self._supervisor.reason if state == "down" else "",
-            pids=[session.link.pid for session in ready if session.link.pid is not None],
+        return status_of(
+            self.config,
+            self.eras,
+            self.sessions,
+            self._supervisor,
+            probing=self._probe is not None,
+            blocked=self._credentials.blocks(None),
         )
 
     # -- upstream.session.Host
@@ -449,8 +473,21 @@ class UpstreamServer:
     def session_freed(self, session: UpstreamSession) -> None:
         self._waiting.pump()
 
+    def doubts(self, era: Era) -> bool:
+        return self.eras[era] is None
+
+    def refused(self, session: UpstreamSession, status: int) -> Fault | None:
+        if status == 401 or (status == 403 and self.config.oauth is not None):
+            return self._credentials.fault(session.key.principal, status)
+        return None
+
     def list_changed(self, session: UpstreamSession, kind: str) -> None:
         self.listener.catalog_changed(self.name, session.key.principal, kind)
+
+    def may_hold(self, session: UpstreamSession) -> bool:
+        mine = [one for one in self.sessions if one.key.principal == session.key.principal]
+        held = sum(1 for one in mine if one is not session and not one.can_go and one.tag)
+        return held < self.hub.limits.task_sessions_per_principal
 
     def resource_updated(self, session: UpstreamSession, params: Members) -> None:
         self.listener.resource_updated(self.name, session.key.principal, params)
@@ -480,11 +517,14 @@ class UpstreamServer:
                 self.name, None
             )  # in the other era, for clients who wait for it in this one
             return
-        self.hub.emit("notice", "server_session_over", server=self.name, reason=reason, **_stderr(session))
+        self.hub.emit("notice", "server_session_over", server=self.name, reason=reason, **stderr_of(session))
         if reason == FORGOTTEN and self.hub.now - session.began_at >= 1.0:
             self._open(session.key)  # no failure of the server; its callers go on at once
             return
         if reason in QUIET:
+            return
+        if not was_ready and self._credentials.blocks(session.key.principal) is not None:
+            self._waiting.pump()  # it lives; who has no token hears so
             return
         if not was_ready and not self._proven and self.config.era == "auto":
             # F17: the assumption failed, or nothing was learned at all.
@@ -507,20 +547,26 @@ class UpstreamServer:
 
     def _trial_failed(self, session: UpstreamSession, fault: Fault) -> bool:
         """A first session of an era that was not known: what its refusal teaches."""
-        other = Era.MODERN if session.era is Era.LEGACY else Era.LEGACY
-        if session.era is Era.LEGACY and self.eras[Era.LEGACY] is True and self.eras[Era.MODERN] is False:
-            if not refused_modern(fault):
-                return False
-            # F15: `initialize` answered with -32022 after a probe that took it for legacy: ask again, once.
-            self.eras = {Era.LEGACY: False, Era.MODERN: None} if self.config.era == "auto" else self.eras
-            self.eras[Era.MODERN] = True
-            return True
-        learned = fault.kind not in (FaultKind.UPSTREAM_DOWN, FaultKind.TIMEOUT) or teaches(fault.code)
-        if self.eras[session.era] is None and self.eras[other] and learned:
-            self.eras[session.era] = False
+        known = after_refusal(self.eras, session.era, fault, auto=self.config.era == "auto")
+        if known is None:
+            return False
+        if self.eras[session.era] is None:
             self.hub.emit("info", "server_lacks_era", server=self.name, era=session.era.value)
-            return True
-        return False
+        self.eras = known
+        return True
+
+    # -- logins
+
+    def _fares_otherwise(self) -> None:
+        """Somebody has a token now, or has to log in for one."""
+        if self._probe is not None and self._credentials.waits(self._probing_for):
+            # The others' question must not wait for him.
+            self._probe.drop()
+            self._probe = None
+        self._again()
+
+    def login(self, principal: str) -> None:
+        log_in(self.hub, self.name, self._credentials, self._links, principal)
 
     # -- restart, health, idleness
 
@@ -552,17 +598,3 @@ class UpstreamServer:
 IDLE = "it was idle"
 # Ends that are no failures.
 QUIET = (IDLE, RETIRED, "another client needs its place", "its client is gone")
-
-
-def _always() -> bool:
-    return True
-
-
-def _face(session: Session) -> ServerFace:
-    return ServerFace(session.era, session.capabilities, session.instructions, bytes(session.server_info))
-
-
-def _stderr(session: UpstreamSession) -> dict[str, str]:
-    """A server that fails usually said why: its last lines go into the log, never to a client."""
-    lines = session.link.last_stderr[-3:]
-    return {"stderr": " | ".join(lines)} if lines else {}

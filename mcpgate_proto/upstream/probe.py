@@ -62,6 +62,14 @@ class Probe:
     def start(self) -> None:
         self._link.start()
 
+    def drop(self) -> None:
+        """Nobody wants to know any more."""
+        self._done = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._link.stop()
+
     def link_up(self) -> None:
         self._up = True
         head: Members = {

@@ -46,10 +46,19 @@ class Host(Protocol):
     def session_ready(self, session: UpstreamSession) -> None: ...
     def session_over(self, session: UpstreamSession, reason: str, fault: Fault | None) -> None: ...
     def session_freed(self, session: UpstreamSession) -> None: ...
+    def refused(self, session: UpstreamSession, status: int) -> Fault | None:
+        """What to tell of an HTTP refusal that is about credentials (J9)."""
+
     def list_changed(self, session: UpstreamSession, kind: str) -> None: ...
     def resource_updated(self, session: UpstreamSession, params: Members) -> None: ...
     def replan(self, exchange: Exchange, done: Callable[[], None]) -> None: ...
     def place(self, exchange: Exchange) -> None: ...
+    def may_hold(self, session: UpstreamSession) -> bool:
+        """Whether it may stay for its tasks, however long they take: its principal leaves room for others."""
+
+    def doubts(self, era: Era) -> bool:
+        """Nobody knows yet whether the server speaks it."""
+
     def cannot_notify(self, session: UpstreamSession) -> None:
         """It declares changes but cannot tell of them: its lists have to be polled (H25)."""
 
@@ -78,6 +87,7 @@ class UpstreamSession:
         self.was_ready = False
         self.over = False
         self.forgotten = False
+        self.tag = ""  # by which tasks name the session that they live in
         self.began_at = hub.now
         self.capabilities: Members = {}
         self.instructions: str = ""
@@ -93,6 +103,8 @@ class UpstreamSession:
         self._leased = 0
         # Clients that have used this session, for what a server says outside a call.
         self.users: dict[str, Audience] = {}
+        # Calls were made here by somebody who is not in `users`: one without a name, or one who has left.
+        self.strangers = False
         self.watches: dict[str, None] = {}
         self.used_at = hub.now
         self._slow: dict[Exchange, None] = {}
@@ -163,7 +175,10 @@ class UpstreamSession:
         self._ids[exchange] = number
         self.used_at = self.hub.now
         operation = exchange.operation
-        self.link.request(self.compose(number, operation.method, operation.params, exchange))
+        outgoing = self.compose(number, operation.method, operation.params, exchange)
+        if operation.forwarded:
+            outgoing = msgspec.structs.replace(outgoing, forwarded=operation.forwarded)
+        self.link.request(outgoing)
         if exchange.throttled:
             self.link.throttle(number, True)
         if self.link.congested():
@@ -218,6 +233,12 @@ class UpstreamSession:
             self._leased += 1
         if client.audience is not None and client.key not in self.users:
             self.users[client.key] = client.audience
+        self.strangers = self.strangers or (interactive and client.audience is None)
+
+    def leave(self, client: Client) -> None:
+        """The client will not be back; what the server may still say to it is for nobody else."""
+        if self.users.pop(client.key, None) is not None:
+            self.strangers = True
 
     def untake(self) -> None:
         """One interactive call less; the last one gives the channel back."""
@@ -229,6 +250,11 @@ class UpstreamSession:
     @property
     def busy(self) -> bool:
         return bool(self.calls or self._own)
+
+    @property
+    def can_go(self) -> bool:
+        """Another client may have its place: nothing is under way."""
+        return not self.busy
 
     # -- from the link
 
@@ -246,9 +272,12 @@ class UpstreamSession:
         why = {
             Loss.UNSENT: "the server could not be reached",
             Loss.BROKEN: "the server's answer broke off; the call may have been carried out",
-            Loss.REFUSED: f"the server refused the request (HTTP {status})",
+            Loss.REFUSED: "the server refused the request",
         }[loss]
-        fault = Fault(FaultKind.UPSTREAM_DOWN, why, code=status if loss is Loss.REFUSED else 0)
+        fault = Fault(FaultKind.UPSTREAM_DOWN, why)
+        if loss is Loss.REFUSED:
+            fault = Fault(FaultKind.UPSTREAM_DOWN, why, code=status, detail=f"HTTP {status}")
+            fault = self.host.refused(self, status) or fault
         if self._own_answer(request, fault):
             return
         exchange = self.calls.get(request)
@@ -285,12 +314,13 @@ class UpstreamSession:
         self.host.session_over(self, reason, fault)
         self.link.stop()
         for number in list(self._own):
-            self._own_answer(number, Fault(FaultKind.UPSTREAM_DOWN, f"the server is not available: {reason}"))
+            gone = Fault(FaultKind.UPSTREAM_DOWN, "the server is not available", detail=reason)
+            self._own_answer(number, gone)
         calls, self.calls = self.calls, {}
         self._ids.clear()
         self._slow.clear()
         for exchange in calls.values():
-            exchange.lost(True)
+            exchange.lost(True, reason)
 
     # -- what both eras read alike
 

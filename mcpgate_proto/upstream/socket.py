@@ -12,6 +12,7 @@ from typing import Protocol
 from mcpgate_proto.config import ServerConfig
 from mcpgate_proto.effects import Address, Peer, TlsFacts, TlsOptions
 from mcpgate_proto.hub import Hub
+from mcpgate_proto.security.egress import permitted, server_reach
 from mcpgate_proto.timers import Timer
 from mcpgate_proto.upstream.channel import ChannelLink
 from mcpgate_proto.upstream.http_pool import GivenUp, Origin, is_numeric
@@ -130,6 +131,10 @@ class SocketLink(ChannelLink):
     def _resolved(self, found: list[Address] | None, reason: str) -> None:
         if self._gone or self._origin is None:
             return
+        if found:
+            reach = server_reach(tls=self._origin.tls, allow_plain_http=self._config.allow_plain_http)
+            found = permitted(found, reach)
+            reason = "" if found else "it leads to an address that may not be dialled"
         if not found:
             self._down(f"cannot find {self._origin.host}: {reason or 'no address'}")
             return

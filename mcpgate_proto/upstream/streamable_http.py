@@ -11,9 +11,11 @@ from collections.abc import Callable
 
 from mcpgate_proto.config import ServerConfig
 from mcpgate_proto.hub import Hub
+from mcpgate_proto.security.forward import pick
 from mcpgate_proto.timers import Timer
-from mcpgate_proto.upstream.http_pool import HttpPool, Ticket
-from mcpgate_proto.upstream.link import LinkOwner, Loss, Outgoing
+from mcpgate_proto.upstream.credentials import Pool, Sent
+from mcpgate_proto.upstream.knock import Knock
+from mcpgate_proto.upstream.link import LinkOwner, Loss, Outgoing, note_redirect
 from mcpgate_proto.wire import jsonrpc, sse
 from mcpgate_proto.wire.http1_grammar import Headers
 
@@ -35,7 +37,7 @@ class Post:
     def __init__(self, link: HttpLink, request: int | None) -> None:
         self.link = link
         self.request = request
-        self.ticket: Ticket | None = None
+        self.ticket: Sent | None = None
         self.answered = request is None
         self.status = 0
         self.retry_ms: int | None = None
@@ -61,6 +63,8 @@ class Post:
         self._size = 0
         if status == 200:
             self.link.headers_of(self, headers)
+        elif 300 <= status < 400:
+            note_redirect(self.link.hub, self.link.name, status)
 
     def response_data(self, data: bytes) -> None:
         if self._events is None:
@@ -210,7 +214,7 @@ class GetStream:
         self._opened: Callable[[], None] | None = opened
         # A server that begins its response with the first event must not hold everything up.
         self._patience = link.hub.after(GET_WAIT_S, "stream open", self._settled)
-        self.ticket: Ticket | None = None
+        self.ticket: Sent | None = None
         self._events: sse.SseDecoder | None = None
         self._status = 0
         self._last_id: str | None = None
@@ -281,7 +285,7 @@ class HttpLink:
 
     single_channel = False
 
-    def __init__(self, hub: Hub, config: ServerConfig, owner: LinkOwner, pool: HttpPool) -> None:
+    def __init__(self, hub: Hub, config: ServerConfig, owner: LinkOwner, pool: Pool) -> None:
         self.hub = hub
         self.name = config.name
         self.owner = owner
@@ -297,11 +301,12 @@ class HttpLink:
             ("Host", pool.origin.authority),
             ("User-Agent", f"mcpgate/{hub.config.version}"),
             ("Accept-Encoding", "identity"),
-            *config.headers.items(),
         ]
+        self._forwarding = [name.lower() for name in config.forward_headers]
         self._posts: dict[int, Post] = {}
         self._others: dict[Post, None] = {}
         self._get: GetStream | None = None
+        self._knock: Knock | None = None
         self._stopped = False
 
     def start(self) -> None:
@@ -315,7 +320,7 @@ class HttpLink:
     # -- requests
 
     def _headers(self, extra: tuple[tuple[str, str], ...], accept: str) -> list[tuple[str, str]]:
-        headers = [*self._base, ("Accept", accept), *extra]
+        headers = [*self._base, *self._pool.headers, ("Accept", accept), *extra]
         if self._version is not None:
             headers.append(("MCP-Protocol-Version", self._version))
         if self.session is not None:
@@ -330,7 +335,8 @@ class HttpLink:
     def request(self, outgoing: Outgoing) -> None:
         post = Post(self, outgoing.id)
         self._posts[outgoing.id] = post
-        self._post(post, outgoing.message, outgoing.headers, outgoing.pinned)
+        headers = (*outgoing.headers, *pick(outgoing.forwarded, self._forwarding))
+        self._post(post, outgoing.message, headers, outgoing.pinned)
 
     def notify(self, message: bytes) -> None:
         post = Post(self, None)
@@ -348,7 +354,7 @@ class HttpLink:
     def reply(self, message: bytes, origin: int | None) -> None:
         self.notify(message)
 
-    def get(self, receiver: Post | GetStream, last_id: str | None) -> Ticket:
+    def get(self, receiver: Post | GetStream, last_id: str | None) -> Sent:
         extra = (("Last-Event-ID", last_id),) if last_id else ()
         return self._pool.send(receiver, "GET", self._headers(extra, EVENTS), pinned=True)
 
@@ -408,6 +414,10 @@ class HttpLink:
     def full(self) -> bool:
         return False
 
+    def knock(self, done: Callable[[int], None]) -> None:
+        self._knock = Knock(self.hub, done)
+        self._knock.sent = self._pool.send(self._knock, "GET", self._headers((), EVENTS))
+
     def expect_session(self) -> None:
         self._minting = True
 
@@ -427,6 +437,8 @@ class HttpLink:
         self._stopped = True
         if self._get is not None:
             self._get.stop()
+        if self._knock is not None:
+            self._knock.stop()
         if self.session is not None:
             # S: DELETE when done (D10). Nobody waits for its answer.
             self._pool.send(Farewell(), "DELETE", self._headers((), JSON), farewell=True)

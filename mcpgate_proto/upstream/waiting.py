@@ -33,12 +33,16 @@ class Waiter(msgspec.Struct, eq=False):
     # For a request of the gateway's own, not a client's call.
     own: bool = False
     timer: Timer | None = None
+    # More time than usual, given once; `rest` stops the clock of its call for as long.
+    more_s: float = 0.0
+    rest: Callable[[float], None] | None = None
 
 
 class WaitingRoom:
-    """The waiters of one server. `serve` gives a waiter its session or its refusal, if that can be done."""
+    """The waiters of one server. `serve` gives a waiter its session or its refusal, if that can be done;
+    `why_not` is the refusal once its time is up."""
 
-    def __init__(self, hub: Hub, serve: Callable[[Waiter], bool], why_not: Callable[[], Fault]) -> None:
+    def __init__(self, hub: Hub, serve: Callable[[Waiter], bool], why_not: Callable[[Waiter], Fault]) -> None:
         self._hub = hub
         self._serve = serve
         self._why_not = why_not
@@ -49,14 +53,29 @@ class WaitingRoom:
         return len(self._all)
 
     def add(self, waiter: Waiter, wait_s: float) -> None:
-        waiter.timer = self._hub.after(wait_s, "session wait", lambda: self._late(waiter))
+        self._arm(waiter, waiter.more_s or wait_s)
         self._all[waiter] = None
+
+    def _arm(self, waiter: Waiter, wait_s: float) -> None:
+        if waiter.timer is not None:
+            waiter.timer.cancel()
+        waiter.timer = self._hub.after(wait_s, "session wait", lambda: self._late(waiter))
+
+    def extend(self, waiter: Waiter, wait_s: float) -> None:
+        """From now on `waiter` may wait for `wait_s`: it takes a person."""
+        if waiter.more_s:
+            return
+        waiter.more_s = wait_s
+        if waiter.rest is not None:
+            waiter.rest(wait_s)
+        if waiter.timer is not None:
+            self._arm(waiter, wait_s)
 
     def _late(self, waiter: Waiter) -> None:
         waiter.timer = None
         if waiter in self._all:
             del self._all[waiter]
-            waiter.got(self._why_not())
+            waiter.got(self._why_not(waiter))
 
     def pump(self) -> None:
         """Serve whoever can be served now, in order of arrival."""

@@ -36,14 +36,15 @@ def run(
     `runner` is "asyncio", "trio", "curio" or "blocking". SIGINT and SIGTERM stop it: calls in flight have
     `grace_s` to finish; a second signal ends it at once. On SIGHUP it takes over what `reload` returns.
     Outside the main thread there can be no signals: give `signals=False` and a `mcpgate.control.Control`,
-    whose `stop` and `reload` may be called from any thread. `log` gets each record; `ready` is called with
-    the bound address of each listener once clients are let in.
+    whose `stop` and `reload` may be called from any thread. `log` gets each record, without the secrets in
+    `config`; `ready` is called with the bound address of each listener once clients are let in.
     """
     from mcpgate.control import Control, Options
     from mcpgate.life import new_gateway, run_gateway
+    from mcpgate.redact import Redactor, secrets_of
 
     options = Options(
-        sink=log or (lambda record: None),
+        sink=Redactor(secrets_of(config)).sink(log) if log is not None else lambda record: None,
         control=control or Control(),
         signals=signals,
         grace_s=grace_s,

@@ -14,13 +14,17 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mcpgate import fd
 from mcpgate.control import Options, Outcome
 from mcpgate.process import Child
 from mcpgate.tls import TlsStream, tls_reason
+from mcpgate.watch import Reloader
 from mcpgate_proto import effects as fx
+
+if TYPE_CHECKING:
+    from mcpgate.logins import Logins
 
 __all__ = ["Body", "Channel", "Loop"]
 
@@ -88,6 +92,8 @@ class Body:
         self._turning = False
         self._facts: deque[Fact] = deque()
         self._armed: float | None = None
+        self._reloader = Reloader(self, options.reload) if options.reload is not None else None
+        self._logins: Logins | None = None
         self.doors = Doors(self, most_clients)
         self.dials = Dials(self)
         self.children = Children(self)
@@ -107,6 +113,10 @@ class Body:
             fx.Unlisten: self.doors.unlisten,
             fx.PauseAccept: self.doors.pause,
             fx.ResumeAccept: self.doors.resume,
+            fx.Claim: lambda effect: self._logging_in().claim(effect),
+            fx.Keep: lambda effect: self._logging_in().keep(effect),
+            fx.Release: lambda effect: self._logging_in().release(effect),
+            fx.Browse: lambda effect: self._logging_in().browse(effect),
             fx.Stopped: self._stopped,
         }
 
@@ -115,11 +125,22 @@ class Body:
     def start(self) -> None:
         """Open the listeners, say so, and only then let clients in."""
         self.turn()
+        if not self.done:
+            self.options.bound()
         self.tell(self.gateway.started)
         self.doors.open_all()
         if not self.done:
             self.options.ready(self.doors.addresses)
             self.loop.later(CLOCK_S, self._tick)
+            for every_s, chore in self.options.chores:
+                self._plan(every_s, chore)
+
+    def _plan(self, every_s: float, chore: Callable[[Body], None]) -> None:
+        def due() -> None:
+            chore(self)
+            self._plan(every_s, chore)
+
+        self.loop.later(every_s, due)
 
     def note(self, method: Callable[..., object], *args: object) -> None:
         """Feed one fact at the next turn."""
@@ -172,18 +193,30 @@ class Body:
         for number in numbers:
             self._signalled(number)
 
+    def reload(self) -> None:
+        """Have the settings read again, if there is a way, and take them over."""
+        if self._reloader is not None:
+            self._reloader.ask()
+
     def _signalled(self, number: int) -> None:
         if number == signal.SIGHUP:
-            config = self.options.reload() if self.options.reload is not None else None
-            if config is not None:
-                self.tell(self.gateway.reload, config)
+            self.reload()
         elif number in (signal.SIGINT, signal.SIGTERM):
             again = self.outcome.signal is not None
             self.outcome.signal = self.outcome.signal or number
+            self.options.stopping()
             self.tell(self.gateway.shutdown, 0.0 if again else self.options.grace_s)
             if again:
                 # Asked twice: no more patience, whatever the gateway still waits for.
                 self.loop.stopped()
+
+    def _logging_in(self) -> Logins:
+        # Loaded where it is used: most runs have no logins.
+        from mcpgate.logins import Logins
+
+        if self._logins is None:
+            self._logins = Logins(self)
+        return self._logins
 
     def _stopped(self, effect: fx.Stopped) -> None:
         self.done = True
@@ -395,6 +428,8 @@ class Body:
         for channel in list(self.channels.values()):
             self.finish(channel, "stopped", drop=True)
         self.children.close()
+        if self._logins is not None:
+            self._logins.close()
 
 
 def reason_of(error: OSError) -> str:

@@ -6,8 +6,10 @@ Owns: what `mcpgate check` says beyond errors. Must never: start or dial a serve
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING
 
+from mcpgate.locking import approved_oddities
 from mcpgate.tables import Problem
 
 if TYPE_CHECKING:
@@ -17,8 +19,14 @@ __all__ = ["advice"]
 
 # Programs that fetch what they run: what was checked yesterday is not what runs today.
 LAUNCHERS = {"npx", "uvx", "bunx", "pnpx", "pipx"}
-INTERPRETERS = {"python", "node", "deno", "bun", "ruby", "perl", "sh", "bash", "zsh"}
-INLINE = {"-c", "-e", "--eval"}
+# ... unless one version is named: `package@1.2.3`, `package==1.2.3`.
+PINNED = re.compile(r"[^@=]+(?:@|==)v?\d")
+PACKAGE_OPTIONS = ("--package", "-p", "--from", "--spec")
+# Interpreters, and the letters of options that take code.
+INLINE = {"python": "c", "sh": "c", "bash": "c", "dash": "c", "zsh": "c"}
+INLINE |= {"node": "ep", "deno": "", "bun": "ep", "ruby": "e", "perl": "eE"}
+# Options of these that take a word, which is no code.
+WITH_WORD = {"python": ("-W", "-X"), "node": ("-r",), "bun": ("-r",), "ruby": ("-r", "-I"), "perl": ("-I",)}
 
 
 def advice(settings: Settings) -> list[Problem]:
@@ -39,10 +47,42 @@ def advice(settings: Settings) -> list[Problem]:
     for server in enabled:
         key = f"server.{server.name}"
         program = os.path.basename(server.command)
-        if program in LAUNCHERS:
+        if program in LAUNCHERS and not _names_version(server.args):
             mend = "name a version (package@1.2.3), or install the server and run it directly"
             found.append(Problem(file, f"{key}.command", f"{program} fetches what it runs", mend))
-        if INLINE & set(server.args) and program.split(".")[0].rstrip("0123456789") in INTERPRETERS:
+        if _has_code(program, server.args):
             mend = "put the code into a file"
             found.append(Problem(file, f"{key}.args", "code on the command line is hard to review", mend))
+    found += approved_oddities(settings)
     return found
+
+
+def _names_version(args: tuple[str, ...]) -> bool:
+    """What a launcher is to fetch is one version of a package: of the one that is named, or of the first."""
+    words = list(args)
+    for number, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name in PACKAGE_OPTIONS:
+            package = value if equals else "".join(words[number + 1 : number + 2])
+            return PINNED.match(package.lstrip("@")) is not None
+    plain = [word for word in words if not word.startswith("-") and word != "run"]
+    return bool(plain) and PINNED.match(plain[0].lstrip("@")) is not None
+
+
+def _has_code(program: str, args: tuple[str, ...]) -> bool:
+    """An interpreter gets its program on the command line, not from a file."""
+    kind = program.split(".")[0].rstrip("0123456789")
+    if kind not in INLINE:
+        return False
+    words = iter(args)
+    for word in words:
+        if not word.startswith("-"):
+            return kind == "deno" and word == "eval"
+        if word.startswith("--"):
+            if word.split("=")[0] in ("--eval", "--print"):
+                return True
+        elif word in WITH_WORD.get(kind, ()):
+            next(words, None)
+        elif word[:2] not in WITH_WORD.get(kind, ()) and set(word[1:]) & set(INLINE[kind]):
+            return True
+    return False

@@ -153,6 +153,8 @@ class Children:
             process.reap_adopted(self._pids(), kill=False)
 
     def close(self) -> None:
+        if self._body.options.own_process:
+            process.end_elsewhere()
         if self._adopts:
             with contextlib.suppress(OSError):
                 process.reap_adopted(self._guard.pids(), kill=True)

@@ -18,11 +18,17 @@ from mcpgate import __version__
 from mcpgate.cli_parts import (
     EXIT_FAILURE,
     EXIT_INTERRUPTED,
+    command_of,
     config_option,
     era_option,
     fail,
+    insecure_option,
+    is_insecure,
     log_level_option,
+    login_options,
+    no_browser_option,
     record_option,
+    root_option,
     runner_option,
     settings_of,
 )
@@ -37,6 +43,10 @@ DEFAULT_PORT = 8080
 # Commands in files of their own, imported when they are called for: name -> (module, attribute).
 ELSEWHERE: dict[str, tuple[str, str]] = {
     "doctor": ("mcpgate.doctor", "doctor"),
+    "key": ("mcpgate.keys", "key"),
+    "lock": ("mcpgate.locking", "lock"),
+    "login": ("mcpgate.login_cli", "login"),
+    "logout": ("mcpgate.login_cli", "logout"),
 }
 
 
@@ -90,9 +100,9 @@ def _check_host(host: str, behind_proxy: bool) -> None:
 
     if not behind_proxy and not is_loopback(host):
         raise fail(
-            f"--host {host} is not a loopback address, and there is no authentication yet: "
-            "everybody could use the server",
-            "leave --host out, or add --behind-proxy where a proxy in front authenticates",
+            f"--host {host} is not a loopback address: everybody could use the server, or read what is said",
+            "leave --host out, or add --behind-proxy where a proxy in front authenticates, or use "
+            "`mcpgate serve` with [auth] and TLS",
         )
 
 
@@ -104,7 +114,16 @@ def _check_host(host: str, behind_proxy: bool) -> None:
 @click.option("--port", type=click.IntRange(0, 65535), help="Port of the first HTTP listener; 0: a free one.")
 @runner_option
 @record_option
-def serve(config: Path | None, port: int | None, runner: str | None, record: str) -> int:
+@root_option
+@no_browser_option
+def serve(
+    config: Path | None,
+    port: int | None,
+    runner: str | None,
+    record: str,
+    allow_root: bool,
+    no_browser: bool,
+) -> int:
     """Run the gateway that a config describes.
 
     Without -c it takes ./mcpgate.toml, then mcpgate/mcpgate.toml in the XDG config folder. The file is
@@ -112,27 +131,37 @@ def serve(config: Path | None, port: int | None, runner: str | None, record: str
     """
     import msgspec
 
+    from mcpgate.login_cli import browse_with
     from mcpgate.program import Plan, run_plan, tell
+    from mcpgate.service import Rights
 
     settings = settings_of(config)
     for warning in settings.warnings:
         tell(f"warning: {warning}")
     tell(f"config: {settings.path}")
-    gateway = settings.gateway
-    if port is not None:
+
+    def adjusted(gateway: GatewayConfig) -> GatewayConfig:
+        # Whoever started it at a terminal is there to log in.
+        gateway = msgspec.structs.replace(gateway, attended=sys.stderr.isatty())
         listeners = list(gateway.listeners)
         first = next((n for n, listener in enumerate(listeners) if listener.kind == "http"), None)
-        if first is None:
-            raise fail("--port: the config has no HTTP listener", 'add [[listen]] with kind = "http"')
+        if port is None or first is None:
+            return gateway
         listeners[first] = msgspec.structs.replace(listeners[first], port=port)
-        gateway = msgspec.structs.replace(gateway, listeners=tuple(listeners))
+        return msgspec.structs.replace(gateway, listeners=tuple(listeners))
+
+    if port is not None and not any(listener.kind == "http" for listener in settings.gateway.listeners):
+        raise fail("--port: the config has no HTTP listener", 'add [[listen]] with kind = "http"')
     return run_plan(
         Plan(
-            gateway,
+            adjusted(settings.gateway),
             log_file=settings.log_file,
             runner=runner or settings.runner,
             record=record,
-            config_path=settings.path if port is None else None,
+            settings=settings,
+            adjust=adjusted,
+            browse=browse_with(no_browser),
+            rights=Rights(root=allow_root, insecure=is_insecure()),
         )
     )
 
@@ -149,23 +178,33 @@ def serve(config: Path | None, port: int | None, runner: str | None, record: str
 @click.option("--path", default="/mcp", show_default=True, help="Path of the endpoint.")
 @click.option("--behind-proxy", is_flag=True, help="Clients come through a proxy that authenticates them.")
 @click.option(
+    "--auth-key-file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Let in only who presents the key in FILE (mcpgate key new > FILE).",
+)
+@click.option(
     "-e", "--env", "env", multiple=True, metavar="NAME[=VALUE]", help="Give the server this variable too."
 )
 @era_option
 @log_level_option
 @runner_option
 @record_option
+@root_option
+@insecure_option
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND [ARGS]...")
 def run(
     port: int,
     host: str,
     path: str,
     behind_proxy: bool,
+    auth_key_file: Path | None,
     env: tuple[str, ...],
     era: str,
     log_level: str,
     runner: str | None,
     record: str,
+    allow_root: bool,
     command: tuple[str, ...],
 ) -> int:
     """Put one stdio server on HTTP, no config needed.
@@ -173,9 +212,10 @@ def run(
     The server sees a few harmless variables (HOME, PATH, LANG and such) and those given with -e.
     """
     from mcpgate.clients import fit_name
-    from mcpgate.launch import CommandError, child_env, resolve_command
+    from mcpgate.launch import child_env
     from mcpgate.program import Plan, run_plan
-    from mcpgate_proto.config import GatewayConfig, ListenConfig, ServerConfig
+    from mcpgate.service import Rights
+    from mcpgate_proto.config import AuthConfig, GatewayConfig, ListenConfig, ServerConfig
     from mcpgate_proto.relay.names import server_name_problem
 
     _check_host(host, behind_proxy)
@@ -183,10 +223,7 @@ def run(
         raise fail(f"--path {path} does not begin with a slash", f"write --path /{path}")
     own = dict(item.partition("=")[::2] for item in env if "=" in item)
     whole_env = child_env((item for item in env if "=" not in item), own)
-    try:
-        program = resolve_command(command[0], whole_env.get("PATH"), Path.cwd())
-    except CommandError as error:
-        raise fail(error.problem, error.mend) from None
+    program = command_of(command[0], whole_env, "PATH" in own)
     server = ServerConfig(
         name=fit_name(Path(command[0]).stem, set(), server_name_problem),
         command=program,
@@ -195,14 +232,21 @@ def run(
         era=era,  # type: ignore[arg-type]
     )
     listener = ListenConfig(name="http", host=host, port=port, path=path, behind_proxy=behind_proxy)
+    auth = AuthConfig()
+    if auth_key_file is not None:
+        from mcpgate.keys import key_from_file
+
+        auth = AuthConfig(keys=(key_from_file(auth_key_file),))
     config = GatewayConfig(
         servers=(server,),
         listeners=(listener,),
+        auth=auth,
         transparent=True,
         log_level=log_level,  # type: ignore[arg-type]
         version=__version__,
     )
-    return run_plan(Plan(config, runner=runner or "asyncio", record=record))
+    rights = Rights(root=allow_root)
+    return run_plan(Plan(config, runner=runner or "asyncio", record=record, rights=rights))
 
 
 @cli.command()
@@ -212,6 +256,7 @@ def run(
 @log_level_option
 @runner_option
 @record_option
+@login_options
 @click.argument("url")
 def connect(
     url: str,
@@ -221,24 +266,29 @@ def connect(
     log_level: str,
     runner: str | None,
     record: str,
+    **login: Any,
 ) -> int:
     """Speak stdio to a client, and HTTP or WebSocket (wss://) to the server at URL.
 
-    A header may refer to a secret: -H 'Authorization: Bearer ${env:TOKEN}'.
+    A header may refer to a secret: -H 'Authorization: Bearer ${env:TOKEN}'. Without that header, a server
+    that wants a login gets one: a browser opens, and the tokens are kept for the next time.
     """
     import msgspec
 
+    from mcpgate.login_cli import browse_with
     from mcpgate.program import Plan, run_plan
     from mcpgate_proto.config import ListenConfig
 
-    config = _remote(url, _headers(headers), ca_file, era)
+    config = _remote(url, _headers(headers), ca_file, era, login)
     listeners = (ListenConfig(name="stdio", kind="stdio"),)
-    config = msgspec.structs.replace(config, listeners=listeners, log_level=log_level)
-    return run_plan(Plan(config, runner=runner or "asyncio", record=record))
+    config = msgspec.structs.replace(config, listeners=listeners, log_level=log_level, attended=True)
+    browse = browse_with(login["no_browser"])
+    return run_plan(Plan(config, runner=runner or "asyncio", record=record, browse=browse))
 
 
 def _headers(lines: tuple[str, ...]) -> dict[str, str]:
     from mcpgate.expand import Expander, ExpandError
+    from mcpgate.secret_settings import header_problem
 
     found = {}
     for line in lines:
@@ -250,24 +300,18 @@ def _headers(lines: tuple[str, ...]) -> dict[str, str]:
             found[name.strip()] = Expander(Path.cwd()).expand(value.strip())
         except ExpandError as error:
             raise fail(f"--header {name.strip()}: {error.problem}", error.mend) from None
+        if problem := header_problem(name.strip(), found[name.strip()]):
+            raise fail(f"--header {name.strip()!r} {problem}", "write it as HTTP has it")
     return found
 
 
-def _remote(url: str, headers: dict[str, str], ca_file: str | None, era: str) -> GatewayConfig:
-    from mcpgate.settings import SCHEMES, url_problem
-    from mcpgate_proto.config import GatewayConfig, ServerConfig
+def _remote(
+    url: str, headers: dict[str, str], ca_file: str | None, era: str, login: dict[str, Any] | None = None
+) -> GatewayConfig:
+    from mcpgate.login_cli import remote_server
+    from mcpgate_proto.config import GatewayConfig
 
-    transport = "websocket" if url.startswith(("ws://", "wss://")) else "http"
-    if problem := url_problem(url, SCHEMES[transport]):
-        raise fail(f"the URL {problem}", "write it as https://host/path, or wss://host/path")
-    server = ServerConfig(
-        name="remote",
-        transport=transport,  # type: ignore[arg-type]
-        url=url,
-        headers=headers,
-        ca_file=ca_file,
-        era=era,  # type: ignore[arg-type]
-    )
+    server = remote_server(url, headers, ca_file, era, login)
     return GatewayConfig(servers=(server,), transparent=True, version=__version__)
 
 
@@ -377,7 +421,8 @@ def call(
 
 @cli.command()
 @config_option
-def check(config: Path | None) -> int:
+@click.option("--pins", is_flag=True, help="Start the servers too, and show what differs from the lock.")
+def check(config: Path | None, pins: bool) -> int:
     """Read a config and report every problem with its file, key and mend."""
     from mcpgate.checking import advice
 
@@ -389,6 +434,10 @@ def check(config: Path | None) -> int:
     enabled = sum(server.enabled for server in servers)
     counts = f"{len(servers)} server(s), {enabled} enabled, {len(warnings)} warning(s)"
     click.echo(f"{settings.path}: good; {counts}")
+    if pins:
+        from mcpgate.locking import report
+
+        return report(settings)
     return 0
 
 

@@ -20,11 +20,17 @@ __all__ = [
     "EXIT_INTERRUPTED",
     "EXIT_USAGE",
     "RUNNERS",
+    "command_of",
     "config_option",
     "era_option",
     "fail",
+    "insecure_option",
+    "is_insecure",
     "log_level_option",
+    "login_options",
+    "no_browser_option",
     "record_option",
+    "root_option",
     "runner_option",
     "settings_of",
 ]
@@ -33,6 +39,8 @@ EXIT_FAILURE = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 RUNNERS = ("asyncio", "trio", "curio", "blocking")
+# Where the context of a command keeps that `--insecure-config` was given.
+INSECURE = "mcpgate.insecure"
 LEVELS = ("debug", "info", "notice", "warning", "error")
 
 
@@ -66,23 +74,95 @@ def settings_of(path: Path | None) -> Settings:
     from mcpgate.settings import SettingsError, find_config, load
 
     try:
-        return load(path or find_config())
+        return load(path or find_config(), insecure=is_insecure())
     except SettingsError as error:
         problems: list[Problem] = error.problems
         raise _refused(problems) from None
 
 
+def command_of(given: str, env: dict[str, str], own_path: bool) -> str:
+    """`given` as an absolute path. `env["PATH"]` is searched, and gets its folder unless it is `own_path`."""
+    import os
+
+    from mcpgate.process_settings import INSECURE_MEND, ProcessSettings
+    from mcpgate.tables import Problems
+
+    path = env.get("PATH", "")
+    problems = Problems("")
+    processes = ProcessSettings(insecure=is_insecure(), outer_path=os.environ.get("PATH", ""))
+    found = processes.command("", given, env, Path.cwd(), problems, True)
+    for problem in problems.errors:
+        raise fail(problem.problem, problem.mend.replace(INSECURE_MEND, "add --insecure-config"))
+    for problem in problems.warnings:
+        click.echo(f"mcpgate: warning: {problem.problem}\n    mend: {problem.mend}", err=True)
+    if own_path:
+        env["PATH"] = path
+    return found
+
+
 record_option = click.option(
     "--record", metavar="FILE", default="", help="Record the run, for `mcpgate replay` (holds secrets)."
 )
+root_option = click.option("--allow-root", is_flag=True, help="Serve other machines as root all the same.")
+
+
+def _note_insecure(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    context.meta[INSECURE] = value
+
+
+insecure_option = click.option(
+    "--insecure-config",
+    is_flag=True,
+    expose_value=False,
+    callback=_note_insecure,
+    help="Use a config, secrets and commands that other users can read or change.",
+)
+
+
+def is_insecure() -> bool:
+    """`--insecure-config` was given."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(INSECURE))
+
+
 runner_option = click.option(
     "--runner",
     type=click.Choice(RUNNERS),
     help="What carries the connections; asyncio if nothing is said.",
 )
-config_option = click.option(
+_LOGIN_OPTIONS = (
+    click.option("--client-id", metavar="ID", help="For a login: the client that was registered by hand."),
+    click.option("--client-secret", metavar="SECRET", help="Its secret, as '${env:NAME}'."),
+    click.option("--client-metadata-url", metavar="URL", help="A client id metadata document of yours."),
+    click.option("--scope", "scopes", multiple=True, help="Ask for this scope, not for the usual ones."),
+    click.option(
+        "--callback-port", type=click.IntRange(0, 65535), default=0, help="Where the browser comes back to."
+    ),
+    click.option("--allow-plain-http", is_flag=True, help="Let plain http leave this machine."),
+)
+no_browser_option = click.option(
+    "--no-browser", is_flag=True, help="Print the address to log in at; open nothing."
+)
+
+
+def login_options(command: Any) -> Any:
+    """How a client is known to an authorization server, where there is no config to say so."""
+    command = no_browser_option(command)
+    for option in reversed(_LOGIN_OPTIONS):
+        command = option(command)
+    return command
+
+
+_config_option = click.option(
     "-c", "--config", "config", metavar="FILE", type=click.Path(path_type=Path), help="The config file."
 )
+
+
+def config_option(command: Any) -> Any:
+    """`-c`, and what goes with reading a config."""
+    return _config_option(insecure_option(command))
+
+
 log_level_option = click.option(
     "--log-level", type=click.Choice(LEVELS), default="info", show_default=True, help="Least level to log."
 )

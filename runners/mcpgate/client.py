@@ -142,6 +142,7 @@ def beside(
     """
     from mcpgate.control import Control, Options
     from mcpgate.life import new_gateway, run_gateway
+    from mcpgate.redact import Redactor, secrets_of
 
     control = Control()
     results: list[Result] = []
@@ -161,7 +162,7 @@ def beside(
         workers[0].start()
 
     options = Options(
-        sink=quiet_sink(),
+        sink=Redactor(secrets_of(config)).sink(quiet_sink()),
         control=control,
         ready=on_ready,
         stdio=stdio,

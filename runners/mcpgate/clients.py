@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mcpgate.expand import ExpandError
+from mcpgate.inline import is_harmless, is_secret_name
 from mcpgate.tables import Problems, Table
 
 __all__ = ["fit_name", "server_tables"]
@@ -71,6 +72,8 @@ def server_tables(
 def _server(name: str, path: str, entry: dict[str, Any], root: Table, problems: Problems) -> dict[str, Any]:
     server: dict[str, Any] = {"name": name}
     for key in KEYS:
+        if key in ("env", "headers") and isinstance(entry.get(key), dict):
+            _report_inline(entry[key], f"{path}.{key}", root, problems)
         if entry.get(key) is not None:
             server[key] = _expanded(entry[key], f"{path}.{key}", root, problems)
     kind = entry.get("type", entry.get("transport"))
@@ -85,6 +88,16 @@ def _server(name: str, path: str, entry: dict[str, Any], root: Table, problems: 
     return server
 
 
+def _report_inline(values: dict[str, Any], where: str, root: Table, problems: Problems) -> None:
+    """The client put the secret there, so that is no error; but whoever reads the file has it."""
+    for name, value in values.items():
+        secret = isinstance(value, str) and is_secret_name(str(name)) and not is_harmless(value)
+        if secret and not root.expander.is_client_reference(value):
+            problems.inline.append(f"{where}.{name}")
+            mend = "write ${NAME}, and set that variable"
+            problems.warn(f"{where}.{name}", "holds a secret as it is", mend)
+
+
 def _expanded(value: Any, where: str, root: Table, problems: Problems) -> Any:
     """Expand the clients' spelling of references; what comes out is shielded from a second expansion."""
     if isinstance(value, str):
@@ -93,6 +106,8 @@ def _expanded(value: Any, where: str, root: Table, problems: Problems) -> Any:
         except ExpandError as error:
             problems.error(where, error.problem, error.mend)
             return ""
+        finally:
+            root.take_complaints(where)
     if isinstance(value, list):
         return [_expanded(item, f"{where}[{n}]", root, problems) for n, item in enumerate(value)]
     if isinstance(value, dict):

@@ -14,6 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mcpgate_proto.config import GatewayConfig
@@ -127,11 +128,21 @@ class Options:
     # SIGTERM and SIGINT stop, SIGHUP reloads. Only a run in the main thread can have them.
     signals: bool = True
     grace_s: float = DEFAULT_GRACE_S
-    # Called on SIGHUP; returns the new config, or `None` to keep the old one.
+    # Called on SIGHUP, in a thread; returns the new config, or `None` to keep the old one.
     reload: Callable[[], GatewayConfig | None] | None = None
+    # Called once listeners are bound, before anybody is let in: to give up rights. What it raises ends all.
+    bound: Callable[[], None] = lambda: None
+    # Called when a signal asks for the end.
+    stopping: Callable[[], None] = lambda: None
+    # (seconds, what to do so often): it may ask the body for a reload.
+    chores: tuple[tuple[float, Callable[[Body], None]], ...] = ()
     # Called once clients are let in: the bound address of each listener.
     ready: Callable[[dict[str, Address]], None] = lambda addresses: None
     stdio: dict[str, tuple[int, int]] = field(default_factory=dict)
+    # Where logins are kept; None: the usual folder. How somebody is shown where to log in (server, address);
+    # None: on stderr.
+    tokens: Path | None = None
+    browse: Callable[[str, str], None] | None = None
     # The process is nothing but the gateway: adopt and end what children leave behind.
     own_process: bool = False
 

@@ -22,6 +22,7 @@ from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import NamedTuple
 
+from mcpgate.cli_parts import is_insecure
 from mcpgate.listen_settings import is_loopback
 from mcpgate.settings import Settings, SettingsError, find_config, load
 from mcpgate.tables import Problem
@@ -89,7 +90,7 @@ class Facts:
         """Look at this machine, and read the config at `config` or in the usual places."""
         settings, problems = None, []
         try:
-            settings = load(config or find_config())
+            settings = load(config or find_config(), insecure=is_insecure())
         except SettingsError as error:
             problems = error.problems
         versions = {}
@@ -172,8 +173,11 @@ def transport_security(facts: Facts) -> Iterator[Finding]:
 
 
 def not_root(facts: Facts) -> Iterator[Finding]:
+    account = facts.settings.processes.account if facts.settings is not None else None
     if facts.uid:
         yield passed("user", f"not root (uid {facts.uid})")
+    elif account is not None:
+        yield passed("user", f"root until its listeners are bound, then {account.name}")
     elif facts.exposed:
         yield failed(
             "user",
@@ -249,6 +253,22 @@ def advised(facts: Facts) -> Iterator[Finding]:
         yield passed("servers", "no command fetches or inlines what it runs")
 
 
+def pinned(facts: Facts) -> Iterator[Finding]:
+    """Whether a server that changes what its tools say of themselves is noticed."""
+    if facts.settings is None:
+        return
+    gateway = facts.settings.gateway
+    mend = "approve the definitions with `mcpgate lock`"
+    names = {pin.server for pin in gateway.pinned}
+    loose = [one.name for one in gateway.servers if one.enabled and one.name not in names]
+    if gateway.pins == "off":
+        yield warned("pins", "servers can change what their tools say of themselves, unnoticed", mend)
+    elif loose and gateway.pins == "report":
+        yield warned("pins", f"nothing is approved of {', '.join(loose)}", mend)
+    else:
+        yield passed("pins", f"definitions that were not approved: {gateway.pins}")
+
+
 def sockets(facts: Facts) -> Iterator[Finding]:
     for one in facts.listeners:
         if not one.socket_path:
@@ -295,6 +315,7 @@ CHECKS: tuple[Check, ...] = (
     not_root,
     sockets,
     advised,
+    pinned,
     python_is_current,
     libraries,
     open_files,

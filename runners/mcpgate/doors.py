@@ -12,7 +12,7 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-from mcpgate import fd, unix
+from mcpgate import fd, systemd, unix
 from mcpgate.tls import ServerContext, TlsStream
 from mcpgate_proto import effects as fx
 from mcpgate_proto.effects import Address, Peer, Record
@@ -72,8 +72,12 @@ class Doors:
             return Door(None), Address()
         # Files that cannot be read fail the start, not the first client.
         tls = ServerContext(effect.tls, self._body.options.sink) if effect.tls is not None else None
-        if effect.kind == "unix":
-            sock, path = unix.open_listener(effect.path, effect.mode)
+        if effect.fd:
+            # Whoever made it removes it.
+            sock = systemd.take(effect.fd)
+            door = Door(sock)
+        elif effect.kind == "unix":
+            sock, path = unix.open_listener(effect.path, effect.mode, effect.uid, effect.gid)
             door = Door(sock)
             door.path = path
         else:

@@ -47,7 +47,9 @@ BACKLOG = 512
 # struct ucred (unix(7)): pid, uid, gid. Unsigned ids: -1 stands for "none that this namespace knows".
 CREDENTIALS = struct.Struct("iII")
 SOL_LOCAL, LOCAL_PEERCRED, LOCAL_PEERPID = 0, 1, 2
-XUCRED = struct.Struct("IIh2xI60x")
+XUCRED = struct.Struct("IIh2x16I")
+# socket(7) of Linux 4.13; Python has no name for it. getsockopt of Python gives 1024 bytes at most.
+SO_PEERGROUPS, GROUPS_BYTES = 59, 1024
 # sun_path holds this much and a NUL byte.
 UNIX_PATH_BYTES = 107 if sys.platform == "linux" else 103
 # Errors of accept that concern one client and say nothing about the listener (accept(2)).
@@ -361,29 +363,41 @@ def peer_of(sock: socket.socket, sockaddr: object) -> Peer:
     """Who is at the other end; for a Unix socket the kernel says which user that is."""
     if sock.family != socket.AF_UNIX:
         return Peer(kind="tcp", address=address_of(sockaddr))
-    uid, gid, pid = _credentials(sock)
+    uid, gid, pid, groups = _credentials(sock)
     same = uid is not None and uid == os.geteuid()
-    return Peer(kind="unix", address=address_of(sockaddr), uid=uid, gid=gid, pid=pid, same_user=same)
+    address = address_of(sockaddr)
+    return Peer(kind="unix", address=address, uid=uid, gid=gid, groups=groups, pid=pid, same_user=same)
 
 
-def _credentials(sock: socket.socket) -> tuple[int | None, int | None, int | None]:
-    """uid, gid and pid of the peer when it connected; `None` for what the system does not tell."""
+def _credentials(sock: socket.socket) -> tuple[int | None, int | None, int | None, tuple[int, ...]]:
+    """uid, gid, pid and further groups of the peer when it connected; `None` for what the system does not
+    tell, and no groups if there are too many."""
     try:
         if hasattr(socket, "SO_PEERCRED"):
             pid, uid, gid = CREDENTIALS.unpack(
                 sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
             )
-            return uid, gid, pid
+            return uid, gid, pid, _groups(sock)
         if sys.platform == "darwin":
             # struct xucred: version, uid, count of groups, groups.
             data = sock.getsockopt(SOL_LOCAL, LOCAL_PEERCRED, XUCRED.size)
-            version, uid, count, first = XUCRED.unpack_from(data)
+            version, uid, count, *groups = XUCRED.unpack_from(data)
             (pid,) = struct.unpack("i", sock.getsockopt(SOL_LOCAL, LOCAL_PEERPID, 4))
             if version == 0:
-                return uid, first if count > 0 else None, pid
+                return uid, groups[0] if count > 0 else None, pid, tuple(groups[:count])
     except (OSError, struct.error):
         pass
-    return None, None, None
+    return None, None, None, ()
+
+
+def _groups(sock: socket.socket) -> tuple[int, ...]:
+    if sys.platform != "linux":
+        return ()
+    try:
+        data = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, GROUPS_BYTES)
+    except OSError:
+        return ()
+    return struct.unpack(f"{len(data) // 4}I", data)
 
 
 def no_delay(sock: socket.socket) -> None:

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
+from mcpgate.files import open_private
 from mcpgate_proto.config import GatewayConfig
 from mcpgate_proto.effects import Address, Effect, Peer, TlsFacts
 
@@ -44,6 +45,8 @@ INPUTS: dict[str, tuple[Any, ...]] = {
     "secured": (int, TlsFacts),
     "resolved": (int, list[Address]),
     "resolve_failed": (int, str),
+    "claimed": (str, bytes | None),
+    "login": (str, str),
     "connected": (int, Peer, TlsFacts | None),
     "connect_failed": (int, str),
     "received": (int, bytes),
@@ -102,7 +105,7 @@ class Recorder:
         """Make a gateway and record it from the first moment. Raises `OSError`."""
         from mcpgate_proto.gateway import Gateway
 
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        fd = open_private(path, os.O_TRUNC, 0o600)
         now, wall, seed = time.monotonic(), time.time(), os.urandom(32)
         header = Header(FORMAT, version, config, now, wall, seed)
         return cls(Gateway(config, now=now, wall=wall, seed=seed), os.fdopen(fd, "wb"), header)
@@ -229,6 +232,7 @@ def _import_all() -> None:
     for module in pkgutil.walk_packages(mcpgate_proto.__path__, "mcpgate_proto."):
         importlib.import_module(module.name)
     importlib.import_module("cryptography.hazmat.primitives.ciphers.aead")
+    importlib.import_module("joserfc.jwt")
 
 
 def _tripped(name: str) -> Callable[..., Any]:

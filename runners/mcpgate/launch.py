@@ -1,7 +1,10 @@
 """What a child may see and which file is run: decided once, when settings are read.
 
-Owns: the environment allow-list and the resolution of a command to an absolute path.
-Must never: pass on a variable that is neither on the list nor asked for, or leave a name for later.
+Owns: the environment allow-list, the folders where commands are looked for, the resolution of a command to
+an absolute path, and who else could change what runs (threats.md section 0 "Command validation", "Path
+safety").
+Must never: pass on a variable that is neither on the list nor asked for, leave a name for later, or look for
+a command in a folder that another user can write to.
 """
 
 from __future__ import annotations
@@ -11,11 +14,17 @@ import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-__all__ = ["CommandError", "child_env", "resolve_command"]
+from mcpgate.files import ONLY_US, Complaint, Trust, chain_complaint
+
+__all__ = ["CommandError", "beside", "child_env", "command_complaint", "resolve_command", "safe_path"]
 
 # What programs need to find themselves, their user and their language; nothing that could be a secret.
 ALLOWED = ("HOME", "PATH", "LANG", "TMPDIR", "USER", "LOGNAME", "SHELL", "TERM")
 ALLOWED_PREFIX = "LC_"
+# What a service manager says to one process (sd_listen_fds(3), sd_notify(3)): never passed on.
+OURS_ONLY = {"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"}
+# Where nothing better is known (confstr's _CS_PATH, and what an administrator installs).
+PLAIN_PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
 class CommandError(ValueError):
@@ -27,15 +36,38 @@ class CommandError(ValueError):
         self.mend = mend
 
 
+def safe_path(path: str | None, trust: Trust = ONLY_US) -> str:
+    """The folders of `path` that nobody else can write to, without relative ones. They are where commands
+    are looked for, and the `PATH` of children."""
+    folders = dict.fromkeys(folder for folder in (path or "").split(os.pathsep) if os.path.isabs(folder))
+    good = [folder for folder in folders if chain_complaint(folder, trust) is None]
+    return os.pathsep.join(good) or PLAIN_PATH
+
+
+def beside(command: str, path: str) -> str:
+    """`path` with the folder of `command` in front, unless it is on it: `npx` looks for its `node` there."""
+    folder = os.path.dirname(command)
+    folders = path.split(os.pathsep)
+    return path if not os.path.isabs(folder) or folder in folders else os.pathsep.join((folder, *folders))
+
+
 def child_env(
     pass_env: Iterable[str] = (), own: Mapping[str, str] | None = None, outer: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """The whole environment of a child: the allow-list and `pass_env` from `outer`, then `own` over them."""
+    """The whole environment of a child: the allow-list and `pass_env` from `outer`, then `own` over them.
+
+    Of `PATH` it gets the folders that are safe."""
     outer = os.environ if outer is None else outer
-    wanted = {*ALLOWED, *pass_env}
+    wanted = {*ALLOWED, *pass_env} - OURS_ONLY
     env = {k: v for k, v in sorted(outer.items()) if k in wanted or k.startswith(ALLOWED_PREFIX)}
+    env["PATH"] = safe_path(env.get("PATH"))
     env.update(own or {})
     return env
+
+
+def command_complaint(command: str, trust: Trust = ONLY_US) -> Complaint | None:
+    """Who else could change what runs as `command`, an absolute path. It may do all that we may."""
+    return chain_complaint(command, trust)
 
 
 def resolve_command(command: str, path: str | None, base: Path) -> str:

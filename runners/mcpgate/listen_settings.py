@@ -7,13 +7,16 @@ Must never: open a listener, or accept a setting that would let in everybody una
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mcpgate.auth_settings import AUTH_KEYS, check_reach, read_listener_auth
+from mcpgate.monitor_settings import read_listener_monitor
+from mcpgate.place_settings import check_key, read_place
+from mcpgate.rate_settings import NETWORK_KEYS, read_networks
 from mcpgate.tables import Problems, Table
-from mcpgate_proto.config import ListenConfig
+from mcpgate_proto.config import AuthConfig, ListenConfig
 from mcpgate_proto.effects import ServerTls
 
 __all__ = ["DEFAULT_PORT", "absolute", "default_listener", "is_loopback", "read_listener", "socket_problem"]
@@ -24,16 +27,14 @@ TLS_KEYS = ("tls_cert", "tls_key", "tls_client_ca", "tls_require_client")
 # Keys that say something to other kinds only: most likely `kind` itself is wrong.
 HTTP_KEYS = (
     *("host", "port", "path", "websocket", "sse", "sse_path", "messages_path", *TLS_KEYS),
-    *("allowed_hosts", "allowed_origins", "behind_proxy"),
+    *("allowed_hosts", "allowed_origins", "behind_proxy", "monitor", *NETWORK_KEYS),
 )
-SOCKET_KEYS = ("socket_path", "socket_mode")
-OUT_OF_PLACE = {"stdio": (*HTTP_KEYS, *SOCKET_KEYS), "unix": HTTP_KEYS, "http": ()}
-# Until there is authentication, whoever reaches the port can use every server.
-OPEN_HOST = (
-    "is not a loopback address, and there is no authentication yet: everybody could use your servers",
-    'write host = "127.0.0.1", or behind_proxy = true where a proxy in front authenticates, '
-    "or tls_require_client = true with a tls_client_ca",
-)
+SOCKET_KEYS = ("socket_path", "socket_mode", "socket_owner", "socket_group")
+OUT_OF_PLACE = {
+    "stdio": (*HTTP_KEYS, *SOCKET_KEYS, *AUTH_KEYS),
+    "unix": (*HTTP_KEYS, "client_subjects"),
+    "http": (),
+}
 
 
 def default_listener() -> ListenConfig:
@@ -68,9 +69,9 @@ def socket_problem(path: str) -> str:
 
 
 def read_listener(
-    table: Table, problems: Problems, number: int, base: Path, env: Mapping[str, str]
+    table: Table, problems: Problems, number: int, base: Path, env: Mapping[str, str], auth: AuthConfig
 ) -> ListenConfig:
-    """One listener; what is wrong with it is noted."""
+    """One listener; what is wrong with it is noted. `auth`: with what clients can authenticate."""
     # Both words are in use for it.
     kind = table.text("kind" if "kind" in table.values else "transport", "http", KINDS)
     table.known += ["kind"]
@@ -91,9 +92,12 @@ def read_listener(
         allowed_hosts=table.texts("allowed_hosts"),
         allowed_origins=table.texts("allowed_origins"),
         behind_proxy=table.flag("behind_proxy", False),
+        **read_listener_auth(table, problems),
     )
+    listener = read_listener_monitor(table, read_networks(table, read_place(table, listener)))
     table.finish()
     _check(table, problems, listener)
+    check_reach(table, problems, listener, auth, is_loopback(listener.host))
     return listener
 
 
@@ -118,10 +122,6 @@ def _check(table: Table, problems: Problems, listener: ListenConfig) -> None:
         for key in ("host", "port"):
             if key in table.values:
                 problems.error(table.key(key), "goes with an address, not with a socket_path", "keep one")
-    elif listener.kind == "http" and not is_loopback(listener.host):
-        safe = listener.behind_proxy or (listener.tls is not None and listener.tls.require_client)
-        if not safe:
-            problems.error(table.key("host"), *OPEN_HOST)
 
 
 # -- sockets
@@ -132,7 +132,7 @@ def _socket_path(
 ) -> str:
     given = table.text("socket_path")
     if not given:
-        if kind != "unix":
+        if kind != "unix" or "fd" in table.values:
             return ""
         runtime = env.get("XDG_RUNTIME_DIR", "")
         if not os.path.isabs(runtime):
@@ -208,6 +208,4 @@ def _check_files(table: Table, problems: Problems, tls: ServerTls) -> None:
     except Unusable as error:
         problems.error(table.key("tls_cert"), str(error), "name a certificate chain and its key, in PEM")
         return
-    if os.stat(tls.key_file).st_mode & (stat.S_IRWXO | stat.S_IWGRP):
-        mend = f"chmod 600 {tls.key_file}"
-        problems.warn(table.key("tls_key"), "other users of this machine can read the key", mend)
+    check_key(table, "tls_key", tls.key_file)

@@ -12,10 +12,13 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
+from mcpgate.files import open_private
 from mcpgate_proto.effects import Record, Scalar
 
-__all__ = ["escaped", "json_sink", "text_line", "text_sink"]
+__all__ = ["STDERR", "audit_sink", "escaped", "json_sink", "text_line", "text_sink", "with_audit"]
 
+# In place of the name of a file.
+STDERR = "stderr"
 # A line is for a person: more than this of one value hides the rest.
 VALUE_CHARS = 500
 JSON_VALUE_CHARS = 4000
@@ -85,11 +88,25 @@ def text_sink(stream: TextIO | None = None) -> Callable[[Record], None]:
     return sink
 
 
+def with_audit(log: Callable[[Record], None], audit: Callable[[Record], None]) -> Callable[[Record], None]:
+    """Each record to its stream's sink."""
+    return lambda record: (audit if record.stream == "audit" else log)(record)
+
+
 def json_sink(path: str) -> Callable[[Record], None]:
     """JSON lines appended to `path`, which only its owner may read. Raises `OSError`."""
+    return _json_lines(open_private(path, os.O_APPEND))
+
+
+def audit_sink(place: str) -> Callable[[Record], None]:
+    """JSON lines to stderr or appended to a file. Raises `OSError`."""
+    return _json_lines(sys.stderr.fileno()) if place == STDERR else json_sink(place)
+
+
+def _json_lines(fd: int) -> Callable[[Record], None]:
+    """JSON lines written to the descriptor `fd`, each with one write."""
     import msgspec
 
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     encode = msgspec.json.encode
 
     def sink(record: Record) -> None:

@@ -15,14 +15,19 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 from mcpgate.fd import PipeStream, reason_of
 from mcpgate_proto.effects import ProcessLimits, Spawn
 
-__all__ = ["Child", "SpawnError", "become_subreaper", "reap_adopted", "spawn"]
+__all__ = ["Child", "SpawnError", "become_subreaper", "end_elsewhere", "reap_adopted", "spawn"]
 
 PR_SET_CHILD_SUBREAPER = 36
+# Processes that others in this program have started and collect themselves: not adopted ones. The lock is
+# held from before their start until they are in the list.
+ELSEWHERE: set[int] = set()
+ELSEWHERE_LOCK = threading.Lock()
 # Between fork and the server's own code: sets limits, then becomes the server. `resource` is not safe to use
 # between fork and exec when there are threads, so a fresh interpreter does it. LC_CTYPE is what Python adds
 # to the environment of a C locale; a child must see the environment that it was given.
@@ -287,16 +292,25 @@ def become_subreaper() -> bool:
         return False
 
 
+def end_elsewhere() -> None:
+    """End what others in this program have started and still wait for: nobody will."""
+    with ELSEWHERE_LOCK:
+        for pid in ELSEWHERE:
+            _kill_group(pid, signal.SIGKILL)
+
+
 def reap_adopted(own: set[int], *, kill: bool) -> None:
     """Collect adopted processes that have ended; with `kill`, end the others first. `own` are not touched."""
     give_up = time.monotonic() + 2.0
     while True:
-        table = _process_table()
-        adopted = [pid for pid in table if table[pid][0] == os.getpid() and pid not in own]
-        if kill:
-            for pid in adopted:
-                _kill(pid, signal.SIGKILL)
-        _collect(own)
+        with ELSEWHERE_LOCK:
+            table = _process_table()
+            ours = own | ELSEWHERE
+            adopted = [pid for pid in table if table[pid][0] == os.getpid() and pid not in ours]
+            if kill:
+                for pid in adopted:
+                    _kill(pid, signal.SIGKILL)
+            _collect(ours)
         if not kill or not adopted or time.monotonic() > give_up:
             return
         time.sleep(0.005)

@@ -13,13 +13,18 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mcpgate import __version__
-from mcpgate.logs import escaped, json_sink, text_sink
+from mcpgate.logs import audit_sink, escaped, json_sink, text_sink, with_audit
+from mcpgate.privileges import PrivilegeError
+from mcpgate.redact import Redactor
+from mcpgate.service import Rights, Service
 from mcpgate_proto.config import GatewayConfig, ListenConfig
 from mcpgate_proto.effects import Address, Record
+
+if TYPE_CHECKING:
+    from mcpgate.settings import Settings
 
 __all__ = ["EXIT_FAILURE", "EXIT_INTERRUPTED", "EXIT_OK", "EXIT_USAGE", "Plan", "run_plan", "tell"]
 
@@ -38,10 +43,15 @@ class Plan:
     log_file: str = ""
     runner: str = "asyncio"
     record: str = ""
-    # Re-read on SIGHUP.
-    config_path: Path | None = None
+    # Those of a config file: read again on SIGHUP, and when a secret's file changes.
+    settings: Settings | None = None
+    # What is changed in `settings.gateway`, also when it is read again.
+    adjust: Callable[[GatewayConfig], GatewayConfig] = lambda config: config
+    rights: Rights = Rights()
     # Called with the addresses once clients are let in; `None` prints the usual lines.
     ready: Callable[[dict[str, Address]], None] | None = None
+    # How somebody is shown where to log in; see `Options.browse`.
+    browse: Callable[[str, str], None] | None = None
 
 
 def tell(text: str) -> None:
@@ -64,11 +74,24 @@ def run_plan(plan: Plan) -> int:
     from mcpgate.control import Options
     from mcpgate.life import RunnerMissing, new_gateway, run_gateway
 
+    service = Service(plan.config, plan.settings, plan.rights)
+    if refusal := service.root_refusal():
+        tell(refusal)
+        return EXIT_USAGE
+    if warning := service.root_warning():
+        tell(warning)
     try:
         sink = json_sink(plan.log_file) if plan.log_file else text_sink()
     except OSError as error:
         tell(f"cannot write the log file {plan.log_file}: {error.strerror}; correct [gateway] log_file")
         return EXIT_USAGE
+    audit = plan.settings.audit if plan.settings is not None else ""
+    try:
+        sink = with_audit(sink, audit_sink(audit)) if audit else sink
+    except OSError as error:
+        tell(f"cannot write the audit file {audit}: {error.strerror}; correct [gateway] audit")
+        return EXIT_USAGE
+    sink = service.redactor.sink(sink)
     recorder = None
     gateway: Any
     if plan.record:
@@ -79,24 +102,37 @@ def run_plan(plan: Plan) -> int:
         except OSError as error:
             tell(f"cannot write the recording {plan.record}: {error.strerror}")
             return EXIT_USAGE
+        tell(f"warning: the recording {plan.record} holds secrets as they are; keep it as you keep them")
         gateway = recorder
     else:
         gateway = new_gateway(plan.config)
     options = Options(
         sink=sink,
-        ready=plan.ready or (lambda addresses: _print_ready(plan.config, addresses)),
+        bound=service.bound,
+        ready=partial(_ready, plan, service),
+        stopping=service.stopping,
+        chores=service.chores,
         own_process=True,
-        reload=partial(_reload, plan.config_path, sink) if plan.config_path else None,
+        browse=plan.browse,
+        reload=partial(_reload, plan, service, sink) if plan.settings is not None else None,
     )
     try:
         outcome = run_gateway(gateway, plan.runner, options)
     except RunnerMissing as error:
         tell(str(error))
         return EXIT_USAGE
+    except PrivilegeError as error:
+        tell(f"stopped: {error}")
+        return EXIT_FAILURE
     finally:
         if recorder is not None:
             recorder.close()
-    return _exit_code(plan.config, outcome)
+    return _exit_code(plan.config, outcome, service.redactor)
+
+
+def _ready(plan: Plan, service: Service, addresses: dict[str, Address]) -> None:
+    (plan.ready or partial(_print_ready, plan.config))(addresses)
+    service.ready()
 
 
 def _print_ready(config: GatewayConfig, addresses: dict[str, Address]) -> None:
@@ -110,26 +146,18 @@ def _print_ready(config: GatewayConfig, addresses: dict[str, Address]) -> None:
             tell("speaking MCP on stdin and stdout")
 
 
-def _exit_code(config: GatewayConfig, outcome: Any) -> int:
+def _exit_code(config: GatewayConfig, outcome: Any, redactor: Redactor) -> int:
     for listener in config.listeners:
         if (reason := outcome.listen_failures.get(listener.name)) is not None:
             where = Address(host=listener.host, port=listener.port, path=listener.socket_path)
             mend = "; choose another port (--port 0 takes a free one)" if not where.path else ""
             tell(f"cannot listen on {where}: {reason}{mend if reason == IN_USE else ''}")
     if outcome.failure is not None:
-        tell(f"stopped: {escaped(outcome.failure)}")
+        tell(f"stopped: {escaped(redactor.text(outcome.failure))}")
         return EXIT_FAILURE
     return EXIT_INTERRUPTED if outcome.signal == signal.SIGINT else EXIT_OK
 
 
-def _reload(path: Path, sink: Callable[[Record], None]) -> GatewayConfig | None:
-    """The config read again; a bad file leaves the old one and says why."""
-    from mcpgate.settings import SettingsError, load
-
-    try:
-        return load(path).gateway
-    except SettingsError as error:
-        for problem in error.problems:
-            fields = (("file", problem.file), ("key", problem.key), ("problem", problem.problem))
-            sink(Record("error", "config_not_reloaded", fields))
-        return None
+def _reload(plan: Plan, service: Service, sink: Callable[[Record], None]) -> GatewayConfig | None:
+    config = service.reload(sink)
+    return None if config is None else plan.adjust(config)

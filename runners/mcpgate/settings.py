@@ -7,9 +7,8 @@ Must never: start anything, or hand a setting on that was not checked.
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,20 +16,29 @@ from urllib.parse import urlsplit
 import msgspec
 
 from mcpgate import __version__
+from mcpgate.auth_settings import read_auth
 from mcpgate.clients import server_tables
+from mcpgate.config_file import read_config
 from mcpgate.control import RUNNERS
 from mcpgate.expand import Expander
-from mcpgate.launch import CommandError, child_env, resolve_command
+from mcpgate.launch import child_env
 from mcpgate.listen_settings import (
     DEFAULT_PORT,
     absolute,
     default_listener,
-    is_loopback,
     read_listener,
     socket_problem,
 )
+from mcpgate.monitor_settings import read_audit, read_monitor
+from mcpgate.process_settings import ProcessSettings
+from mcpgate.rate_settings import read_rates, read_server_rates
+from mcpgate.redact import Redactor, secrets_of
+from mcpgate.rule_settings import HIDDEN, SERVER_KEYS, read_pins, read_rules
+from mcpgate.secret_settings import client_access, read_guard, read_headers, warn_of_secrets
 from mcpgate.tables import Problem, Problems, Table
-from mcpgate_proto.config import GatewayConfig, ListenConfig, ServerConfig
+from mcpgate.upstream_auth_settings import UPSTREAM_AUTH_KEYS, read_upstream_auth
+from mcpgate.watch import Signature
+from mcpgate_proto.config import AuthConfig, GatewayConfig, ListenConfig, ServerConfig
 from mcpgate_proto.effects import ProcessLimits
 from mcpgate_proto.limits import Limits
 from mcpgate_proto.relay.names import server_name_problem
@@ -48,7 +56,6 @@ __all__ = [
 ]
 
 CONFIG_NAME = "mcpgate.toml"
-CONFIG_BYTES = 4 * 1024 * 1024
 LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
 TRANSPORTS = ("stdio", "http", "sse", "websocket", "unix")
 
@@ -70,6 +77,12 @@ class Settings:
     log_file: str = ""
     runner: str = "asyncio"
     warnings: list[Problem] = field(default_factory=list)
+    processes: ProcessSettings = field(default_factory=ProcessSettings)
+    # What no log may show, and the files that some of it came from.
+    secrets: tuple[str, ...] = ()
+    secret_files: dict[str, Signature] = field(default_factory=dict)
+    # "stderr", a file, or nothing.
+    audit: str = ""
 
 
 def config_places(env: Mapping[str, str] | None = None) -> list[Path]:
@@ -91,84 +104,88 @@ def find_config(env: Mapping[str, str] | None = None) -> Path:
     raise SettingsError([Problem(str(places[0]), "", f"there is no config; looked for {looked}", mend)])
 
 
-def load(path: Path, env: Mapping[str, str] | None = None) -> Settings:
-    """Read and check `path`. Raises `SettingsError` with every problem at once."""
+def load(path: Path, env: Mapping[str, str] | None = None, *, insecure: bool = False) -> Settings:
+    """Read and check `path`. Raises `SettingsError` with every problem at once.
+
+    `insecure`: what other users can read or change costs a warning, not an error.
+    """
     problems = Problems(str(path))
-    values = _read(path, problems)
+    file = read_config(path, problems, insecure=insecure)
     if problems.errors:
         raise SettingsError(problems.errors)
     base = path.absolute().parent
-    root = Table(values, "", problems, Expander(base, env))
-    reader = _Reader(root, problems, base, env)
-    settings = reader.read_client_file(path) if _is_client_file(values) else reader.read(path)
+    expander = Expander(base, env)
+    root = Table(file.values, "", problems, expander)
+    reader = _Reader(root, problems, base, env, insecure)
+    settings = reader.read_client_file(path) if file.is_client_file else reader.read(path)
+    warn_of_secrets(file.values, problems, expander)
+    file.check_mode(problems, insecure=insecure)
+    secrets = tuple(dict.fromkeys((*expander.secrets, *secrets_of(settings.gateway))))
+    redactor = Redactor(secrets)
     if problems.errors:
-        raise SettingsError(problems.errors)
-    return settings
-
-
-def _is_client_file(values: Any) -> bool:
-    return isinstance(values, dict) and ("mcpServers" in values or isinstance(values.get("servers"), dict))
-
-
-def _read(path: Path, problems: Problems) -> Any:
-    try:
-        with open(path, "rb") as file:
-            data = file.read(CONFIG_BYTES + 1)
-    except OSError as error:
-        reason = os.strerror(error.errno).lower() if error.errno else "unreadable"
-        problems.error("", f"cannot be read: {reason}", "correct the path or its permissions")
-        return None
-    if len(data) > CONFIG_BYTES:
-        problems.error("", f"is longer than {CONFIG_BYTES} bytes", "name the config file, not its data")
-        return None
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        problems.error("", f"is not UTF-8 (byte {error.start})", "save it as UTF-8")
-        return None
-    try:
-        if path.suffix == ".json" or (path.suffix != ".toml" and text.lstrip().startswith("{")):
-            return msgspec.json.decode(text)
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        problems.error("", f"is not TOML: {error}", "correct the line; texts need quotes")
-    except (msgspec.DecodeError, RecursionError) as error:
-        problems.error("", f"is not JSON: {error}", "correct it; JSON has no comments and no trailing commas")
-    return None
+        raise SettingsError([redactor.problem(one) for one in problems.errors])
+    return replace(
+        settings,
+        warnings=[redactor.problem(one) for one in problems.warnings],
+        processes=reader.processes,
+        secrets=secrets,
+        secret_files=expander.files,
+    )
 
 
 class _Reader:
     """One pass over one file."""
 
-    def __init__(self, root: Table, problems: Problems, base: Path, env: Mapping[str, str] | None) -> None:
+    def __init__(
+        self, root: Table, problems: Problems, base: Path, env: Mapping[str, str] | None, insecure: bool
+    ) -> None:
         self.root = root
         self.problems = problems
         self.base = base
+        self.insecure = insecure
+        self.processes = ProcessSettings(insecure=insecure)
+        # Until the settings of processes are known; then as children are to see it.
         self.env = os.environ if env is None else env
+        self.auth = AuthConfig()
 
     def table(self, values: Any, path: str) -> Table:
         return Table(values, path, self.problems, self.root.expander)
 
     def read(self, path: Path) -> Settings:
         root = self.root
-        root.known += ["gateway", "server", "listen", "limits"]
+        root.known += ["auth", "gateway", "server", "listen", "limits", "rate", "monitor"]
+        rules = read_rules(root, self.problems)
         root.finish()
         limits = self._limits(root.values.get("limits", {}))
         gateway = self.table(root.values.get("gateway", {}), "gateway")
+        self.processes = read_guard(gateway, self.problems, self.env, insecure=self.insecure)
+        self.env = self.processes.environment(self.env)
+        self.auth = read_auth(root, self.problems, self.base)
         limits = msgspec.structs.replace(
             limits, startup_wait_s=gateway.number("startup_wait_s", limits.startup_wait_s, most=3600)
         )
+        pins = read_pins(gateway, self.problems, path, insecure=self.insecure)
+        listeners = self._listeners()
+        audit = read_audit(gateway, self.base)
         config = GatewayConfig(
+            rules=rules,
+            pins=pins.mode,
+            pinned=pins.pinned,
+            hidden_text=gateway.text("hidden_text", "report", HIDDEN),  # type: ignore[arg-type]
             servers=self._servers(self._each("server")),
-            listeners=self._listeners(),
+            listeners=listeners,
+            auth=self.auth,
             limits=limits,
+            rate=read_rates(root, self.problems),
+            monitor=read_monitor(root, self.problems, listeners),
+            audit=bool(audit),
             log_level=gateway.text("log_level", "info", LEVELS),  # type: ignore[arg-type]
             prefix=gateway.text("prefix", "auto", ("auto", "always", "never")),  # type: ignore[arg-type]
             name_chars=gateway.whole("name_chars", 64, least=16, most=128),
             page_size=gateway.whole("page_size", 1000, least=1, most=10_000),
             drive_tasks=gateway.flag("drive_tasks", True),
             legacy_tasks=gateway.flag("legacy_tasks", False),
-            sealing_key=self._sealing_key(gateway.text("sealing_key")),
+            sealing_key=self._sealing_key(gateway.secret("sealing_key")),
             sealing_key_id=gateway.text("sealing_key_id", "0"),
             version=__version__,
         )
@@ -177,12 +194,19 @@ class _Reader:
         gateway.finish()
         if log_file:
             log_file = str(self.base / os.path.expanduser(log_file))
-        return Settings(config, path, log_file, runner, self.problems.warnings)
+        return Settings(config, path, log_file, runner, self.problems.warnings, audit=audit)
 
     def read_client_file(self, path: Path) -> Settings:
+        client_access(self.root.expander, insecure=self.insecure)
+        self.env = self.processes.environment(self.env)
         entries = server_tables(self.root, self.problems, server_name_problem)
+        pins = read_pins(None, self.problems, path, insecure=self.insecure)
         config = GatewayConfig(
-            servers=self._servers(entries), listeners=(default_listener(),), version=__version__
+            servers=self._servers(entries),
+            listeners=(default_listener(),),
+            pins=pins.mode,
+            pinned=pins.pinned,
+            version=__version__,
         )
         return Settings(config, path, warnings=self.problems.warnings)
 
@@ -256,18 +280,21 @@ class _Reader:
             self.problems.error(f"{path}.name", problem, "give it a short name, such as files")
         transport = table.text("transport", "stdio", TRANSPORTS)
         enabled = table.flag("enabled", True)
-        pass_env, own_env = table.texts("pass_env"), table.text_map("env")
+        pass_env, own_env = table.texts("pass_env"), table.secret_map("env")
         env = child_env(pass_env, own_env, self.env)
         command, url, socket_path = table.text("command"), table.text("url"), table.text("socket_path")
         cwd = table.text("cwd")
         if transport == "stdio":
             command = self._command(path, command, env, enabled)
+            # What the config says of PATH is the last word.
+            env |= {"PATH": own_env["PATH"]} if "PATH" in own_env else {}
         elif transport == "unix":
             socket_path = self._socket(path, socket_path)
         else:
             self._url(path, url, transport)
             if socket_path:
                 socket_path = self._socket(path, socket_path)
+        way = read_upstream_auth(table, transport, url, self.base)
         server = ServerConfig(
             name=name,
             transport=transport,  # type: ignore[arg-type]
@@ -279,8 +306,11 @@ class _Reader:
             pin=self._pin(path, table.text("pin")),
             process_limits=self._process_limits(table),
             url=url,
-            headers=table.text_map("headers"),
+            headers=read_headers(table),
             ca_file=self._file(f"{path}.ca_file", table.text("ca_file")),
+            allow_plain_http=way.allow_plain_http,
+            forward_headers=way.forward_headers,
+            oauth=way.oauth,
             socket_path=socket_path,
             timeout=table.number("timeout", 30.0, least=0.001, most=86_400),
             health_s=table.number("health_s", 0.0, most=86_400),
@@ -290,7 +320,9 @@ class _Reader:
             isolation=table.text(  # type: ignore[arg-type]
                 "isolation", "principal", ("principal", "session", "shared")
             ),
+            **read_server_rates(table),
         )
+        table.known += SERVER_KEYS
         table.finish()
         self._out_of_place(path, table, transport)
         return server
@@ -299,7 +331,7 @@ class _Reader:
         """Keys that say something to another transport only: most likely `transport` itself is wrong."""
         only = {
             "stdio": ("command", "args", "env", "pass_env", "cwd", "pin", "process_limits"),
-            "http": ("url", "headers", "ca_file"),
+            "http": ("url", "headers", "ca_file", *UPSTREAM_AUTH_KEYS),
             "unix": ("socket_path",),
         }
         if transport == "http":
@@ -315,23 +347,15 @@ class _Reader:
     def _command(self, path: str, command: str, env: dict[str, str], enabled: bool) -> str:
         if not command and f"{path}.command" in {problem.key for problem in self.problems.errors}:
             return ""
-        try:
-            return resolve_command(command, env.get("PATH"), self.base)
-        except CommandError as error:
-            # A server that is switched off may well not be installed.
-            note = self.problems.error if enabled else self.problems.warn
-            note(f"{path}.command", error.problem, error.mend)
-            return command
+        return self.processes.command(f"{path}.command", command, env, self.base, self.problems, enabled)
 
     def _url(self, path: str, url: str, transport: str) -> None:
         if not url and f"{path}.url" in {problem.key for problem in self.problems.errors}:
             return
-        plain, secure = schemes = SCHEMES[transport]
+        schemes = SCHEMES[transport]
         problem = url_problem(url, schemes)
         if problem:
-            self.problems.error(f"{path}.url", problem, f"write it as {secure}://host/path")
-        elif url.startswith(f"{plain}://") and not is_loopback(urlsplit(url).hostname or ""):
-            self.problems.warn(f"{path}.url", f"everybody on the way can read plain {plain}", f"use {secure}")
+            self.problems.error(f"{path}.url", problem, f"write it as {schemes[1]}://host/path")
 
     def _socket(self, path: str, given: str) -> str:
         key = f"{path}.socket_path"
@@ -398,11 +422,12 @@ class _Reader:
                 )
             if listener.socket_path and any(other.socket_path == listener.socket_path for other in found):
                 self.problems.error(f"{path}.socket_path", "is another listener's too", "give each its own")
-            found.append(listener)
+            found.append(self.processes.owned(listener))
         return tuple(found)
 
     def _listener(self, path: str, values: Any, number: int) -> ListenConfig:
-        return read_listener(self.table(values, path), self.problems, number, self.base, self.env)
+        table = self.table(values, path)
+        return read_listener(table, self.problems, number, self.base, self.env, self.auth)
 
 
 # Without and with TLS.

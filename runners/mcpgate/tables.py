@@ -10,7 +10,8 @@ import difflib
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from mcpgate.expand import Expander, ExpandError
+from mcpgate.expand import Expander, ExpandError, Inline
+from mcpgate.inline import is_harmless, is_secret_name, looks_secret
 
 __all__ = ["Problem", "Problems", "Table"]
 
@@ -23,6 +24,10 @@ _KINDS: dict[type, str] = {
     dict: "a table",
     list: "a list",
 }
+
+
+_INLINE = "holds a secret as it is, which everybody who reads the config then has"
+_INLINE_MEND = "write ${env:NAME} or ${file:/path}, or set [gateway] allow_inline_secrets = true"
 
 
 class Problem(NamedTuple):
@@ -45,6 +50,8 @@ class Problems:
         self.file = file
         self.errors: list[Problem] = []
         self.warnings: list[Problem] = []
+        # The keys under which secrets stand as they are.
+        self.inline: list[str] = []
 
     def error(self, key: str, problem: str, mend: str) -> None:
         self.errors.append(Problem(self.file, key, problem, mend))
@@ -88,13 +95,14 @@ class Table:
         value = self._take(name, str, None)
         if value is None:
             return default
-        value = self._expanded(self.key(name), value)
+        told, value = value, self._expanded(self.key(name), value)
         allowed = list(choices)
         if allowed and value not in allowed:
-            near = suggestion(value, allowed)
+            near = suggestion(value, allowed) if told == value else ""
             self.problems.error(
                 self.key(name),
-                f"{value!r} is not one of the choices",
+                # What came by a reference may be a secret in the wrong place.
+                f"{told!r} is not one of the choices",
                 near or f"choose one of: {', '.join(allowed)}",
             )
             return default
@@ -138,6 +146,41 @@ class Table:
                 self.problems.error(where, f"is {_kind_of(item)}", "write a text, in quotes")
         return found
 
+    def secret(self, name: str, default: str = "") -> str:
+        """A text that must come by reference, such as `${env:NAME}`, and that no log may show.
+
+        A literal is refused unless `[gateway] allow_inline_secrets` is true.
+        """
+        value = self._take(name, str, None)
+        return default if value is None else self._secret(self.key(name), value)
+
+    def secret_map(self, name: str) -> dict[str, str]:
+        """As `text_map`; what has the name of a secret (`Authorization`, `API_KEY`) is read as one."""
+        found = {}
+        for key, item in self._take(name, dict, {}).items():
+            where = f"{self.key(name)}.{key}"
+            if not isinstance(item, str):
+                self.problems.error(where, f"is {_kind_of(item)}", "write a text, in quotes")
+            elif is_secret_name(str(key)) and not is_harmless(item):
+                found[key] = self._secret(where, item)
+            else:
+                found[key] = self._expanded(where, item)
+        return found
+
+    def _secret(self, where: str, text: str) -> str:
+        value = self._expanded(where, text)
+        self.expander.keep_secret(value)
+        literal = self.expander.literal(text)
+        if value and (not self.expander.is_reference(text) or looks_secret(literal)):
+            self.inline(where)
+        return value
+
+    def inline(self, where: str) -> None:
+        """A secret stands in the config as it is."""
+        self.problems.inline.append(where)
+        if self.expander.access.inline is Inline.REFUSE:
+            self.problems.error(where, _INLINE, _INLINE_MEND)
+
     def any_map(self, name: str) -> dict[str, Any]:
         return dict(self._take(name, dict, {}))
 
@@ -147,6 +190,14 @@ class Table:
         except ExpandError as error:
             self.problems.error(where, error.problem, error.mend)
             return ""
+        finally:
+            self.take_complaints(where)
+
+    def take_complaints(self, where: str) -> None:
+        """Warn of what was unsafe about what was just read."""
+        for complaint in self.expander.complaints:
+            self.problems.warn(where, complaint.problem, complaint.mend)
+        self.expander.complaints.clear()
 
     def finish(self) -> None:
         """Report every key that was never asked for."""

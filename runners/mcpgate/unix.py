@@ -17,6 +17,7 @@ import stat
 from collections.abc import Iterator
 
 from mcpgate.fd import BACKLOG, Unusable, check_unix_path
+from mcpgate.files import open_to_others
 
 __all__ = ["BoundPath", "open_listener"]
 
@@ -43,8 +44,10 @@ class BoundPath:
         os.close(self._folder)
 
 
-def open_listener(path: str, mode: int) -> tuple[socket.socket, BoundPath]:
-    """Bind and listen at `path`, non-blocking. Raises `OSError`; ours (`Unusable`) say what is wrong."""
+def open_listener(path: str, mode: int, uid: int = -1, gid: int = -1) -> tuple[socket.socket, BoundPath]:
+    """Bind and listen at `path`, non-blocking, and give the socket to `uid` and `gid` (-1: not at all).
+
+    Raises `OSError`; ours (`Unusable`) say what is wrong."""
     check_unix_path(path)
     with contextlib.ExitStack() as undo:
         folder = _folder(os.path.dirname(os.path.abspath(path)))
@@ -54,7 +57,7 @@ def open_listener(path: str, mode: int) -> tuple[socket.socket, BoundPath]:
         undo.pop_all()
         bound = BoundPath(folder, name, lock)
         undo.callback(bound.remove)
-        _clear(folder, name, path)
+        _clear(folder, name, path, {os.geteuid(), uid})
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         undo.callback(sock.close)
         sock.setblocking(False)
@@ -69,6 +72,8 @@ def open_listener(path: str, mode: int) -> tuple[socket.socket, BoundPath]:
         bound.identity = (found.st_dev, found.st_ino)
         # The umask may have taken bits away that were asked for.
         os.chmod(name, mode, dir_fd=folder)
+        if (uid, gid) != (-1, -1):
+            os.chown(name, uid, gid, dir_fd=folder, follow_symlinks=False)
         sock.listen(BACKLOG)
         undo.pop_all()
     return sock, bound
@@ -88,8 +93,8 @@ def _folder(path: str) -> int:
     problem = ""
     if found.st_uid not in (0, os.geteuid()):
         problem = "belongs to another user"
-    elif found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
-        problem = "can be written by everybody"
+    elif open_to_others(found) and not found.st_mode & stat.S_ISVTX:
+        problem = f"can be written by {'everybody' if found.st_mode & stat.S_IWOTH else 'its group'}"
     if problem:
         os.close(folder)
         raise Unusable(f"the folder {path} {problem}, who could put another socket in its place")
@@ -142,7 +147,7 @@ def _closing_on_error(fd: int) -> Iterator[None]:
         raise
 
 
-def _clear(folder: int, name: str, path: str) -> None:
+def _clear(folder: int, name: str, path: str, owners: set[int]) -> None:
     """Remove a socket that was left behind, under the lock. Anything else there is a reason to stop."""
     found = _lstat(folder, name)
     if found is None:
@@ -151,7 +156,7 @@ def _clear(folder: int, name: str, path: str) -> None:
         raise Unusable(f"{path} is a symlink")
     if not stat.S_ISSOCK(found.st_mode):
         raise Unusable(f"{path} is a file, not a socket")
-    if found.st_uid != os.geteuid():
+    if found.st_uid not in owners:
         raise Unusable(f"{path} is a socket of another user")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
