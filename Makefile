@@ -14,10 +14,10 @@ PIP     := PIP_DISABLE_PIP_VERSION_CHECK=1
 export MCPGATE_SDK_PYTHON  ?= $(CURDIR)/$(SDK)/bin/python
 export MCPGATE_SDK1_PYTHON ?= $(CURDIR)/$(SDK1)/bin/python
 
-.PHONY: help demo test lint format bench fuzz conformance matrix audit wheel clean
+.PHONY: help demo test lint format bench fuzz conformance conformance-all matrix mutants audit wheel clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 
 demo: $(STAMP)  ## run the gateway with two small servers of its own, and print lines to copy
 	$(BIN)/mcpgate demo $(ARGS)
@@ -50,8 +50,14 @@ conformance: $(STAMP)  ## run the official MCP conformance suite through the gat
 	@command -v npx >/dev/null || { echo "make conformance needs node (npx) on the PATH" >&2; exit 1; }
 	$(BIN)/python tests/conformance/run.py $(ARGS)
 
+conformance-all: ARGS := --all $(ARGS)
+conformance-all: conformance  ## the same with servers of every era, over stdio and HTTP, and as a client
+
 matrix: $(STAMP) $(SDK)/.installed $(SDK1)/.installed  ## test every runner between every two transports; write docs/matrix.md
 	MCPGATE_MATRIX=all $(BIN)/python -m pytest tests/matrix $(ARGS)
+
+mutants: $(STAMP)  ## take each check of docs/threats.md away and see its test fail (some minutes)
+	$(BIN)/python -m tests.threats.mutations $(ARGS)
 
 audit: $(STAMP)  ## look installed packages up among known vulnerabilities (asks an advisory service)
 	$(PYTHON) -m venv .cache/audit

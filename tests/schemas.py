@@ -33,6 +33,15 @@ def folder() -> Path:
     return Path(told) if told else Path(__file__).resolve().parent.parent.parent / "shared" / "schema"
 
 
+@cache
+def missing() -> str | None:
+    """Why the schemas cannot be used; None if they are all there."""
+    found = [path for path in folder().glob("20??-??-??/schema.json") if path.is_file()]
+    if found:
+        return None
+    return f"no schemas in {folder()}: set MCPGATE_SCHEMAS to the folder of the schemas"
+
+
 class Schemas:
     """The definitions of one revision."""
 
@@ -80,7 +89,17 @@ class Schemas:
 
 @cache
 def _load(path: Path, revision: str) -> Schemas:
-    return Schemas(revision, json.loads(path.read_text("utf-8")))
+    schemas = Schemas(revision, json.loads(path.read_text("utf-8")))
+    # A form may have fields of type number; the generated schemas let only integers be answered, where the
+    # schema.ts that they are made from says `number`.
+    content = schemas.definitions.get("ElicitResult", {}).get("properties", {}).get("content", {})
+    for kind in [
+        content.get("additionalProperties", {}),
+        *content.get("additionalProperties", {}).get("anyOf", ()),
+    ]:
+        if "integer" in kind.get("type", ()):
+            kind["type"] = ["string", "number", "boolean"]
+    return schemas
 
 
 def validator(revision: str) -> Schemas:

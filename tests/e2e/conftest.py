@@ -6,7 +6,7 @@ Must never: let a process outlive the fixture that started it.
 from __future__ import annotations
 
 import json
-import sys
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from e2e.harness import LEGACY, MODERN, Gateway, Peer, Process, SdkClient, environment, toml
+from e2e.harness import LEGACY, MCPGATE, MODERN, Gateway, Peer, Process, SdkClient, environment, toml
+from tests.wiretap.tap import of_recording
 
 Owned = list[Process]
 MakePeer = Callable[..., Peer]
@@ -39,6 +40,33 @@ class World:
     # By mode; two of each.
     clients: dict[str, list[SdkClient]]
     owned: Owned = field(default_factory=list)
+
+
+def judge(folder: Path) -> None:
+    """Every gateway that was recorded in `folder` has sent what its hops' revisions have (L0.5), and its
+    replay comes to the same. So have the servers, all of which behave; some tests are rude clients."""
+    for path in sorted(folder.glob("*.rec")):
+        # One that was killed may not have come to write anything.
+        if path.stat().st_size:
+            of_recording(str(path), "server").check()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def recordings_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """For gateways that outlive their first test."""
+    folder = tmp_path_factory.mktemp("recordings")
+    os.environ["MCPGATE_RECORDINGS"] = str(folder)
+    yield
+    del os.environ["MCPGATE_RECORDINGS"]
+    judge(folder)
+
+
+@pytest.fixture(autouse=True)
+def recordings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    folder = tmp_path_factory.mktemp("recordings")
+    monkeypatch.setenv("MCPGATE_RECORDINGS", str(folder))
+    yield
+    judge(folder)
 
 
 def write_config(folder: Path, servers: list[Any], listen: list[dict[str, Any]] | None, tables: Any) -> Path:
@@ -142,7 +170,7 @@ def make_client(sdk_python: str, owned: Owned) -> MakeClient:
         if gateway is not None:
             options["url"] = gateway.url
         if command is not None:
-            options["stdio"] = json.dumps([sys.executable, "-m", "mcpgate", *command])
+            options["stdio"] = json.dumps([*MCPGATE, *command])
             options["env"] = json.dumps(environment())
         client = SdkClient(sdk_python, **options)
         owned.append(client)

@@ -22,6 +22,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 PEERS = Path(__file__).resolve().parent / "peers"
+# `mcpgate`, recorded: what passes on both hops of every gateway is judged when its test is over.
+MCPGATE = [sys.executable, str(Path(__file__).resolve().parent / "recorded.py")]
 # Long enough for a busy machine; nothing waits that long when all is well.
 WAIT_S = 30.0
 LEGACY = "2025-11-25"
@@ -139,7 +141,7 @@ class Gateway(Process):
     """`mcpgate` with an HTTP listener, a stdio listener, or both."""
 
     def __init__(self, *args: str, stdio: bool = False, env: dict[str, str] | None = None) -> None:
-        super().__init__([sys.executable, "-m", "mcpgate", *args], env=environment(**(env or {})))
+        super().__init__([*MCPGATE, *args], env=environment(**(env or {})))
         self._last = 0
         self.port = 0
         if stdio:
@@ -187,11 +189,11 @@ class Gateway(Process):
 
 
 class SdkClient(Process):
-    """A client on the official SDK: `peers/client2.py`."""
+    """A client on the official SDK: `peers/client2.py`, or another script with the same commands."""
 
-    def __init__(self, python: str, **options: str) -> None:
+    def __init__(self, python: str, script: str = "client2.py", **options: str) -> None:
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
-        super().__init__([python, str(PEERS / "client2.py"), *flags])
+        super().__init__([python, str(PEERS / script), *flags])
         self._last = 0
 
     @functools.cached_property
@@ -273,10 +275,10 @@ class JournalFile:
 class Peer:
     """An SDK server: how to start it, and its journal. With `http` it is started here."""
 
-    def __init__(self, python: str, script: str, name: str, folder: Path, http: bool) -> None:
+    def __init__(self, python: str, script: str, name: str, folder: Path, http: bool, *flags: str) -> None:
         self.name = name
         self.journal = JournalFile(folder / f"{name}.journal")
-        self.argv = [python, str(PEERS / script), "--name", name, "--journal", str(self.journal.path)]
+        self.argv = [python, str(PEERS / script), "--name", name, "--journal", str(self.journal.path), *flags]
         self.process: Process | None = None
         if http:
             self.process = Process([*self.argv, "--http"])

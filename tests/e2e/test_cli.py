@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from e2e.conftest import MakeGateway
-from e2e.harness import PEERS, descendants, environment, toml
+from e2e.harness import MCPGATE, PEERS, descendants, environment, toml
 
 PLAIN = [sys.executable, str(PEERS / "plain.py")]
 
@@ -20,7 +20,7 @@ PLAIN = [sys.executable, str(PEERS / "plain.py")]
 def mcpgate(*args: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
     home = {"HOME": str(cwd), "XDG_CONFIG_HOME": str(cwd / "xdg")}
     return subprocess.run(
-        [sys.executable, "-m", "mcpgate", *args],
+        [*MCPGATE, *args],
         capture_output=True,
         text=True,
         timeout=60,

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from e2e.conftest import MakeGateway
-from e2e.harness import PEERS, Gateway, alive, descendants, environment, until
+from e2e.harness import MCPGATE, PEERS, Gateway, alive, descendants, environment, until
 from e2e.rawhttp import Http, Session, modern
 
 PLAIN = [sys.executable, str(PEERS / "plain.py")]
@@ -151,7 +151,7 @@ def test_children_do_not_inherit_secrets_or_descriptors(run_gateway: MakeGateway
 
 def test_a_port_that_is_taken(run_gateway: MakeGateway) -> None:
     gateway = run_gateway(PLAIN)
-    argv = [*gateway.argv[:5], str(gateway.port), "--", *PLAIN]
+    argv = [*MCPGATE, "run", "--port", str(gateway.port), "--", *PLAIN]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=30, env=environment())
     assert done.returncode == 1
     assert f"cannot listen on 127.0.0.1:{gateway.port}" in done.stderr and "--port 0" in done.stderr

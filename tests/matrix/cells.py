@@ -21,15 +21,18 @@ import msgspec
 
 from mcpgate import asyncio_
 from mcpgate.control import RUNNERS, Control, Options
-from mcpgate.life import new_gateway, run_gateway
+from mcpgate.life import run_gateway
 from mcpgate_proto.config import GatewayConfig, ListenConfig
 from mcpgate_proto.effects import Address, Record
+from mcpgate_proto.entropy import SEED_BYTES
 from mcpgate_proto.limits import Limits
 from tests.matrix.behaviour import ModelServer
 from tests.matrix.clients import ModelClient, connect
 from tests.matrix.servers import SERVERS, Upstream
 from tests.matrix.talk import WAIT_S, Journal
 from tests.runner.fake import Left
+from tests.wiretap.hops import Verdicts
+from tests.wiretap.tap import tapped
 
 __all__ = ["ALL", "RUNNERS", "TRANSPORTS", "Cell", "Gate", "chosen", "running", "table"]
 
@@ -114,7 +117,11 @@ class Gate:
         )
         server = msgspec.structs.replace(upstream.config(), env={}, timeout=WAIT_S)
         config = GatewayConfig(servers=(server,), listeners=(listen,), limits=LIMITS, transparent=True)
-        gateway = new_gateway(config)
+        # What passes on both hops is judged (L0.5); the models behave.
+        self.verdicts = Verdicts(("client", "server"))
+        gateway = tapped(self.verdicts)(
+            config, now=time.monotonic(), wall=time.time(), seed=os.urandom(SEED_BYTES)
+        )
         gateway.trap_errors = False
         self._thread = threading.Thread(target=lambda: self._work(gateway, runner, options), name="the run")
         self._thread.start()
@@ -223,6 +230,7 @@ def running(
                 gate._thread.join(WAIT_S)
             server.stop()
         gate.ended()
+        gate.verdicts.check()
         for client in gate.clients:
             client.join()
             assert not client.problems, client.problems

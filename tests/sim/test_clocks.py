@@ -32,7 +32,9 @@ def test_a_silent_call_ends_after_its_idle_time(eras: tuple[str, ...], kind: str
     client = scene.legacy() if kind == "legacy" else scene.modern()
     call = scene.done(client.tool("silent"))
     assert 5.0 <= call.took < 5.5
+    known = call.error["data"].pop("errorId")
     assert call.error["data"] == {"origin": "gateway", "reason": "timeout"}
+    assert [told["server"] for told in scene.world.logged("failed") if told["error_id"] == known] == ["one"]
     assert scene.world.snapshot().counters["calls_timed_out"] == 1
     scene.run(1.0)
     assert scene.at_rest() == []
@@ -83,7 +85,7 @@ def test_after_the_answer_the_clock_goes_on(kind: str) -> None:
     def ask(job: Job) -> None:
         job.ask(
             "elicitation/create",
-            {"message": job.nonce, "requestedSchema": {"type": "object"}},
+            {"message": job.nonce, "requestedSchema": {"type": "object", "properties": {}}},
             lambda _: None,
         )
 

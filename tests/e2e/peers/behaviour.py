@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import anyio
@@ -36,6 +37,10 @@ TOOLS: dict[str, dict[str, Any]] = {
 }
 
 
+# An error instead of what the SDK would answer, or None.
+Refuse = Callable[[dict[str, Any]], "dict[str, Any] | None"]
+
+
 class Journal:
     """Lines of JSON in a file, one for each thing that reached the server."""
 
@@ -48,9 +53,9 @@ class Journal:
             with self._lock:
                 self._file.write(json.dumps({"event": event, "pid": os.getpid(), **facts}) + "\n")
 
-    def tee_stdin(self) -> None:
-        """Note every line of stdin on its way to the SDK."""
-        source = os.dup(0)
+    def tee_stdin(self, refuse: Refuse | None = None) -> None:
+        """Note every line of stdin on its way to the SDK; what is refused does not get there."""
+        source, out = os.dup(0), os.dup(1)  # the SDK keeps stdout to itself
         reader, writer = os.pipe()
         os.dup2(reader, 0)
         os.close(reader)
@@ -58,8 +63,14 @@ class Journal:
         def copy() -> None:
             with os.fdopen(source, "rb") as lines, os.fdopen(writer, "wb", 0) as sink:
                 for line in lines:
-                    self.note("in", message=json.loads(line))
-                    sink.write(line)
+                    message = json.loads(line)
+                    self.note("in", message=message)
+                    answer = refuse(message) if refuse is not None else None
+                    if answer is None:
+                        sink.write(line)
+                    else:
+                        # One write of a short line does not mix with those of the SDK.
+                        os.write(out, json.dumps(answer).encode() + b"\n")
             self.note("eof")
 
         threading.Thread(target=copy, daemon=True).start()
@@ -265,6 +276,7 @@ def arguments() -> Any:
     parser.add_argument("--name", default="peer")
     parser.add_argument("--http", action="store_true", help="Streamable HTTP on a free port, else stdio")
     parser.add_argument("--journal", default="")
+    parser.add_argument("--era", choices=("dual", "modern"), default="dual")
     return parser.parse_args()
 
 

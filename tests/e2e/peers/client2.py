@@ -185,7 +185,7 @@ class Driver:
         return "over"
 
 
-if __name__ == "__main__":
+def run(driver: type[Driver]) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--url", default="")
     parser.add_argument("--stdio", default="", help="argv of a server, in JSON")
@@ -194,4 +194,8 @@ if __name__ == "__main__":
     parser.add_argument("--name", default="client")
     parser.add_argument("--features", default="")
     parser.add_argument("--log-level", default="")
-    anyio.run(Driver(parser.parse_args()).main)
+    anyio.run(driver(parser.parse_args()).main)
+
+
+if __name__ == "__main__":
+    run(Driver)

@@ -1,10 +1,11 @@
-"""A server on the official SDK, 2.x: both eras, on stdio or Streamable HTTP.
+"""A server on the official SDK, 2.x, on stdio or HTTP: both eras, or with `--era modern` the new one only.
 
-Owns: the binding of `behaviour` to that SDK.
+Owns: the binding of `behaviour` to that SDK, and the refusal of handshakes, which the SDK has no switch for.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import warnings
 from typing import Any
@@ -178,8 +179,42 @@ def build(behaviour: Behaviour) -> Server[Any]:
     )
 
 
+def refuse(message: dict[str, Any]) -> dict[str, Any] | None:
+    """What a server of the new era says to a handshake."""
+    if message.get("method") != "initialize":
+        return None
+    data = {"supported": [MODERN], "requested": str(message["params"].get("protocolVersion"))}
+    error = {"code": -32022, "message": "Unsupported protocol version", "data": data}
+    return {"jsonrpc": "2.0", "id": message["id"], "error": error}
+
+
+def modern_only(handle: Any) -> Any:
+    """An ASGI handler that knows no sessions: POST, and that with the new header."""
+
+    async def wrapped(scope: Any, receive: Any, send: Any) -> None:
+        headers = dict(scope["headers"])
+        if headers.get(b"mcp-protocol-version") == MODERN.encode():
+            await handle(scope, receive, send)
+            return
+        body = b""
+        more = scope["method"] == "POST"
+        while more:
+            event = await receive()
+            body += event.get("body", b"")
+            more = event.get("more_body", False)
+        answer = refuse(json.loads(body)) if body else None
+        told = json.dumps(answer).encode() if answer is not None else b""
+        kind = [(b"content-type", b"application/json")] if told else []
+        status = 400 if scope["method"] == "POST" else 405
+        await send({"type": "http.response.start", "status": status, "headers": kind})
+        await send({"type": "http.response.body", "body": told})
+
+    return wrapped
+
+
 async def main() -> None:
     told = arguments()
+    old = told.era != "modern"
     journal = Journal(told.journal)
     journal.note("born")
     server = build(Behaviour(told.name, journal))
@@ -190,9 +225,10 @@ async def main() -> None:
     if told.http:
         manager = StreamableHTTPSessionManager(app=server)
         async with manager.run():
-            await serve_http(manager.handle_request, journal)
+            handle = manager.handle_request if old else modern_only(manager.handle_request)
+            await serve_http(handle, journal)
         return
-    journal.tee_stdin()
+    journal.tee_stdin(None if old else refuse)
     async with stdio_server() as (read, write):
         await server.run(read, write, server.create_initialization_options())
 
