@@ -73,7 +73,9 @@ class Running:
 
 
 @contextmanager
-def running(*args: str, cwd: Path | None = None, module: bool = True, **env: str) -> Iterator[Running]:
+def running(
+    *args: str, cwd: Path | None = None, module: bool = True, pass_fds: tuple[int, ...] = (), **env: str
+) -> Iterator[Running]:
     with subprocess.Popen(
         [sys.executable, *(("-m", "mcpgate") if module else ()), *args],
         stdin=subprocess.PIPE,
@@ -82,6 +84,7 @@ def running(*args: str, cwd: Path | None = None, module: bool = True, **env: str
         text=True,
         cwd=cwd,
         env=environment(**env),
+        pass_fds=pass_fds,
     ) as popen:
         try:
             yield Running(popen)

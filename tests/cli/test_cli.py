@@ -86,7 +86,7 @@ def test_version() -> None:
         (["run"], "Missing argument"),
         (["run", "--port", "x", "--", "y"], "'x' is not a valid integer"),
         (["run", "--", "no-such-program"], "no command 'no-such-program' on the PATH"),
-        (["run", "--host", "0.0.0.0", "--", PYTHON], "no authentication yet"),
+        (["run", "--host", "0.0.0.0", "--", PYTHON], "use `mcpgate serve` with [auth] and TLS"),
         (["run", "--path", "mcp", "--", PYTHON], "write --path /mcp"),
         (["connect", "example.com/mcp"], "is not an http or https URL"),
         (["connect", "https://x", "-H", "secret"], "has no colon"),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
@@ -13,7 +15,7 @@ from mcpgate import doctor, doctor_checks
 from mcpgate.doctor_checks import Facts, Finding, Verdict
 from mcpgate.settings import Settings
 from mcpgate.tables import Problem
-from mcpgate_proto.config import GatewayConfig, ListenConfig, ServerConfig
+from mcpgate_proto.config import GatewayConfig, ListenConfig, Pin, ServerConfig
 from mcpgate_proto.effects import ServerTls
 
 TLS = ServerTls(cert_file="c.pem", key_file="k.pem")
@@ -69,6 +71,24 @@ def verdicts(found: Facts, check: str) -> list[str]:
 )
 def test_verdicts(check: str, given: Facts, expected: list[str]) -> None:
     assert verdicts(given, check) == expected
+
+
+@pytest.mark.parametrize(
+    ("mode", "servers", "verdict"),
+    [
+        ("off", ("a",), "warn"),
+        ("report", (), "warn"),
+        ("report", ("a",), "pass"),
+        ("block", (), "pass"),
+    ],
+)
+def test_pins(mode: str, servers: tuple[str, ...], verdict: str) -> None:
+    pins = tuple(Pin(server=one, kind="tools", name="x", digest="sha256:0") for one in servers)
+    given = facts(servers=(ServerConfig(name="a", command="/usr/bin/cat"),))
+    assert given.settings is not None
+    config = msgspec.structs.replace(given.settings.gateway, pins=mode, pinned=pins)
+    changed = dataclasses.replace(given.settings, gateway=config)
+    assert verdicts(dataclasses.replace(given, settings=changed), "pins") == [verdict]
 
 
 def test_a_folder_that_others_can_write_is_no_place_for_a_socket(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def bin_dir(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def env(bin_dir: Path) -> dict[str, str]:
-    return {"PATH": str(bin_dir), "HOME": "/home/x", "LC_ALL": "C", "AWS_SECRET": "s", "TOKEN": "t0k"}
+    return {"PATH": str(bin_dir), "HOME": "/home/x", "LC_ALL": "C", "AWS_SECRET": "s", "TOKEN": "t0ken-t0ken"}
 
 
 def write(folder: Path, text: str, name: str = "mcpgate.toml") -> Path:
@@ -48,6 +48,7 @@ def problems(folder: Path, text: str, env: dict[str, str], name: str = "mcpgate.
 
 def test_a_whole_config(tmp_path: Path, env: dict[str, str], bin_dir: Path) -> None:
     (tmp_path / "secret").write_text("from file\n")
+    (tmp_path / "secret").chmod(0o600)
     settings = load(
         write(
             tmp_path,
@@ -114,23 +115,24 @@ def test_a_whole_config(tmp_path: Path, env: dict[str, str], bin_dir: Path) -> N
     assert config.limits.startup_wait_s == 2.0
     files, web = config.servers
     assert files.command == str(bin_dir / "server")
-    assert files.args == ("--token", "t0k", "${plain}")
+    assert files.args == ("--token", "t0ken-t0ken", "${plain}")
     assert files.env == {
         "HOME": "/home/x",
         "LC_ALL": "C",
         "PATH": str(bin_dir),
-        "TOKEN": "t0k",
+        "TOKEN": "t0ken-t0ken",
         "KEY": "from file",
     }
     assert (files.timeout, files.era, files.isolation, files.rename) == (5.0, "legacy", "shared", {"a": "b"})
     assert files.cwd == str(bin_dir) and files.pin == "sha256:" + "ab" * 32
     assert files.process_limits is not None and files.process_limits.open_files == 64
-    assert (web.headers, web.enabled, web.env) == ({"Authorization": "Bearer t0k"}, False, {})
+    assert (web.headers, web.enabled, web.env) == ({"Authorization": "Bearer t0ken-t0ken"}, False, {})
     first, second, third = config.listeners
     assert (first.name, first.host, first.port, first.path) == ("http", "::1", 0, "/x")
     assert (second.name, second.kind) == ("stdio-2", "stdio")
     assert (third.name, third.behind_proxy) == ("wide", True)
-    assert not settings.warnings
+    # What is on a command line, everybody can see.
+    assert [w.key for w in settings.warnings] == ["server.files.args[1]"]
 
 
 def test_defaults(tmp_path: Path, env: dict[str, str]) -> None:
@@ -223,7 +225,7 @@ BAD = [
         "listen[0].tls_require_client",
         "needs a tls_client_ca",
     ),
-    (SERVER + "[[listen]]\nhost = '0.0.0.0'", "listen[0].host", "no authentication yet"),
+    (SERVER + "[[listen]]\nhost = '0.0.0.0'", "listen[0].host", "`mcpgate key new`"),
     (SERVER + "[[listen]]\npath = 'mcp'", "listen[0].path", 'write "/mcp"'),
     (SERVER + "[[listen]]\nport = 70000", "listen[0].port", "65535"),
     (SERVER + "[[listen]]\nname='a'\n[[listen]]\nname='a'", "listen.a.name", "another listener too"),
@@ -286,7 +288,7 @@ def test_sockets_and_other_transports(tmp_path: Path, env: dict[str, str]) -> No
         "/events",
         "/post",
     )
-    assert [w.key for w in settings.warnings] == ["listen.local.socket_mode"]
+    assert [w.key for w in settings.warnings] == ["listen[0].socket_mode", "listen.local.socket_mode"]
 
 
 def test_tls_listeners(tmp_path: Path, env: dict[str, str], certificates: Certificates) -> None:
@@ -300,15 +302,17 @@ def test_tls_listeners(tmp_path: Path, env: dict[str, str], certificates: Certif
         tls_require_client = true
     """
     Path(file).chmod(0o644)
-    settings = load(write(tmp_path, SERVER + text), env)
+    assert list(problems(tmp_path, SERVER + text, env)) == ["listen[0].tls_key"]
+    settings = load(write(tmp_path, SERVER + text), env, insecure=True)
     (listener,) = settings.gateway.listeners
     assert listener.tls == ServerTls(
         cert_file=file, key_file=file, client_ca_file=certificates.ca_file, require_client=True
     )
     assert [w.key for w in settings.warnings] == ["listen[0].tls_key"]
+    Path(file).chmod(0o600)
     # Encryption alone asks nobody who they are.
-    found = problems(tmp_path, SERVER + text.replace("tls_require_client = true", ""), env)
-    assert list(found) == ["listen[0].host"]
+    bare = text.replace("tls_require_client = true", "").replace("tls_client_ca", "# tls_client_ca")
+    assert list(problems(tmp_path, SERVER + bare, env)) == ["listen[0].host"]
 
 
 def test_every_problem_is_reported_at_once_and_no_secret(tmp_path: Path, env: dict[str, str]) -> None:
@@ -338,9 +342,11 @@ def test_client_files(tmp_path: Path, env: dict[str, str], bin_dir: Path) -> Non
     settings = load(write(tmp_path, text, "claude.json"), env)
     servers = settings.gateway.servers
     assert [server.name for server in servers] == ["My-Files", "web", "old", "bare", "my-files"]
-    assert servers[0].args == ("t0k", "d", "$x") and servers[0].command == str(bin_dir / "server")
+    assert servers[0].args == ("t0ken-t0ken", "d", "$x") and servers[0].command == str(bin_dir / "server")
     assert [server.transport for server in servers] == ["stdio", "http", "sse", "http", "stdio"]
-    assert servers[1].headers == {"X": "t0k"} and not servers[2].enabled and servers[4].env["N"] == "1"
+    assert (
+        servers[1].headers == {"X": "t0ken-t0ken"} and not servers[2].enabled and servers[4].env["N"] == "1"
+    )
     said = {warning.key: warning.mend for warning in settings.warnings}
     assert "'My-Files'" in said["mcpServers.My Files!"]
 

@@ -19,6 +19,7 @@ from mcpgate_proto.mcp.codes import (
     method_not_found,
     missing_capability,
     peer,
+    rate_limited,
     resource_not_found,
     to_legacy,
     to_modern,
@@ -114,7 +115,24 @@ def test_table(fault: Fault, legacy: Any, modern: Any, status: int) -> None:
 
 
 def test_the_table_has_every_kind() -> None:
-    assert {row[0].kind for row in TABLE} == set(FaultKind)
+    assert {row[0].kind for row in TABLE} | {FaultKind.RATE_LIMITED} == set(FaultKind)
+
+
+@pytest.mark.parametrize(("wait_ms", "wait_s"), [(1, 1), (1000, 1), (1001, 2), (59_500, 60)])
+def test_a_rate_limit_says_when_to_come_back(wait_ms: int, wait_s: int) -> None:
+    """RFC 6585 section 4, with a code of JSON-RPC itself: none of A11-A15 means it."""
+    fault = rate_limited(wait_ms)
+    data = {"origin": "gateway", "reason": "rate_limited", "retryAfterMs": wait_ms}
+    assert spelled(to_legacy(fault, NEWEST)) == spelled(to_modern(fault)) == (-32603, data)
+    assert (to_modern(fault).http_status, to_modern(fault).retry_after_s) == (429, wait_s)
+    assert (to_legacy(fault, NEWEST).http_status, to_legacy(fault, NEWEST).retry_after_s) == (200, 0)
+
+
+def test_what_is_told_of_a_failure_is_its_message_and_its_id_and_no_more() -> None:
+    fault = Fault(FaultKind.UPSTREAM_DOWN, "m", detail="/home/x exited with 1", error_id="abc", denied=True)
+    data = {"origin": "gateway", "reason": "upstream_down", "errorId": "abc"}
+    for body in (to_legacy(fault, NEWEST), to_modern(fault)):
+        assert spelled(body) == (-32603, data) and body.message == "m"
 
 
 @pytest.mark.parametrize("version", LEGACY_VERSIONS)

@@ -24,7 +24,8 @@ PATIENCE_S = 20.0
 MB = 1024 * 1024
 INPUTS = (
     "started clock listening listen_failed accept_failed secured resolved resolve_failed connected "
-    "connect_failed received received_eof received_stderr flushed exited closed timed_out reload shutdown"
+    "connect_failed claimed received received_eof received_stderr flushed exited closed "
+    "timed_out reload shutdown"
 ).split()
 # How to run a gateway to its end; the fixture `runner` gives one for each runner.
 Run = Callable[[Any, Options], Outcome]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+import tracemalloc
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from mcpgate_proto.errors import RemoteProtocolError
 from mcpgate_proto.limits import Limits
 from mcpgate_proto.wire import jsonrpc
+from mcpgate_proto.wire.json_scan import deeper_than
 from mcpgate_proto.wire.jsonrpc import (
     INVALID_REQUEST,
     PARSE_ERROR,
@@ -58,7 +60,7 @@ VALID = [
     (b'\r\n{\r\n"jsonrpc":\t"2.0",\n"id":1,"method":"ping"}\n', Request(1, "ping", {})),
     (b'{"jsonrpc":"2.0","id":1,"m\\u0065thod":"ping"}', Request(1, "ping", {})),
     (b'{"jsonrpc":"2\\u002e0","id":1,"method":"ping"}', Request(1, "ping", {})),
-    (b'{"jsonrpc":"2.0","id":1,"method":"a","Method":"b","extra":[1]}', Request(1, "a", {})),
+    (b'{"jsonrpc":"2.0","id":1,"method":"a","extra":[1]}', Request(1, "a", {})),
     ('{"jsonrpc":"2.0","id":"é","method":"mé"}'.encode(), Request("é", "mé", {})),
     (b'{"jsonrpc":"2.0","id":18446744073709551616,"method":"p"}', Request(2**64, "p", {})),
     (b'{"jsonrpc":"2.0","id":-99999999999999999999,"method":"p"}', Request(-(10**20 - 1), "p", {})),
@@ -245,7 +247,8 @@ def test_not_one_utf8_document(data: bytes) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [b"1e400", b"-0", b"1.0", b"1E2", b"9007199254740993", b"18446744073709551616", b"1" * 5000, b"1e-400"]
+    [b"1e308", b"-0", b"1.0", b"1E2", b"9007199254740993", b"18446744073709551616", b"1" * 400, b"1e-400"]
+    + [b"1E+00000308", b'"1e400"', b'"\\"1e400"', b'"' + b"1" * 5000 + b'"']
     + [
         b'"\\u0000\\u001b\\/"',
         b'"\x7f"',
@@ -324,6 +327,69 @@ def test_trap_infinity_is_written_as_null_and_never_read() -> None:
         jsonrpc.plain(b"1e400")
 
 
+# ---------------------------------------------------------------------------- numbers that nobody can hold
+
+TOO_LARGE = [
+    *(b"1e400", b"-1e400", b"1E+309", b"1e0000309", b"17.9e308", b"0.9e310", b"1e" + b"9" * 399),
+    *(b"1" * 401, b"0." + b"1" * 401, b"1e-" + b"1" * 401, b"1" * 200 + b"e110", b"1" * 5000),
+]
+
+
+@pytest.mark.parametrize("value", TOO_LARGE, ids=lambda value: value[:12].decode())
+@pytest.mark.parametrize(
+    "around", [b"%b", b"[0,%b]", b'{"b":[1e5,{"c":%b}]}', b'"e100 \\"",\n"d":%b', b'"",\r"d": %b\t']
+)
+def test_numbers_that_nobody_can_hold_are_refused_wherever_they_stand(value: bytes, around: bytes) -> None:
+    data = around.replace(b"%b", value)
+    refused = Malformed(INVALID_REQUEST, "a number is out of range", 1)
+    assert one(in_result(data)) == refused
+    assert one(b'{"jsonrpc":"2.0","id":1,"method":"m","params":{"a":' + data + b"}}") == refused
+    assert (
+        one(b'{"jsonrpc":"2.0","id":1,"error":{"code":1,"message":"","data":{"a":' + data + b"}}}") == refused
+    )
+    assert one(b'{"jsonrpc":"2.0","method":"m","params":{"a":' + data + b"}}").id is None
+
+
+def test_a_batch_with_such_a_number_is_refused_as_a_whole() -> None:
+    batch = b"[" + in_result(b"1") + b"," + in_result(b"1e400") + b"]"
+    assert decode(batch, LIMITS, allow_batch=True) == [Malformed(INVALID_REQUEST, "a number is out of range")]
+
+
+def test_broken_json_stays_broken_json() -> None:
+    for value in (b"1e400,", b"01e400", b"1.1.1e400", b"1e400 1"):
+        assert code_of(in_result(value)) == PARSE_ERROR
+
+
+@pytest.mark.parametrize("place", [0, 65_530, 65_536, 131_080])
+def test_a_large_number_at_a_slices_edge(place: int) -> None:
+    numbers = b"1e250," * (place // 6) + b" " * (place % 6)
+    assert one(in_result(b"[" + numbers + b"1e300]")).id == 1
+    assert isinstance(one(in_result(b"[" + numbers + b"1e300]")), Result)
+    assert code_of(in_result(b"[" + numbers + b"1e309]")) == INVALID_REQUEST
+    quotes = b'"","",' * (place // 6)
+    assert code_of(in_result(b"[" + quotes + b'"1e300",1e309]')) == INVALID_REQUEST
+    assert isinstance(one(in_result(b"[" + quotes + b'"1e309",1e300]')), Result)
+
+
+@given(st.integers(0, 420), st.integers(0, 420), st.integers(-420, 420), st.booleans())
+def test_a_number_passes_exactly_if_a_double_holds_it(whole: int, part: int, power: int, plain: bool) -> None:
+    text = "7" * (whole + 1) + ("." + "3" * part if part else "") + ("" if plain else f"e{power}")
+    fits = math.isfinite(float(text)) or (plain and not part)
+    expected = fits and whole < 400 and part <= 400
+    assert isinstance(one(in_result(text.encode())), Result) is expected
+
+
+def test_scans_need_no_more_memory_than_a_few_copies() -> None:
+    for data in (b'"[' * 10**6, b'["",' * 10**6, b'{"a":[' + b'"",1e300,' * 10**5 + b"0]}"):
+        tracemalloc.start()
+        try:
+            decode(data, LIMITS)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert peak < 4 * len(data) + 4_000_000, f"{peak} for {len(data)}"
+
+
 # ------------------------------------------------------------------------------------- size and depth
 
 
@@ -367,7 +433,7 @@ def depth_of(value: Any) -> int:
 @given(JSON, st.integers(1, 8), st.booleans())
 def test_depth_scan_equals_recursive_depth(value: Any, limit: int, ascii: bool) -> None:
     data = json.dumps(value, ensure_ascii=ascii).encode()
-    assert jsonrpc._deeper_than(data, limit) == (depth_of(value) > limit)
+    assert deeper_than(data, limit) == (depth_of(value) > limit)
 
 
 @pytest.mark.parametrize(
@@ -379,12 +445,16 @@ def test_depth_scan_equals_recursive_depth(value: Any, limit: int, ascii: bool) 
         b'{"a":' + b'"[' * 10**6,
         b'"\\' * 10**6,
     ]
+    + [b"[" + b"1e308," * 10**5 * 3 + b"1]", b"[" + b"1e99,1e100," * 10**5 + b"1]"]
+    + [b"[" + b",".join(b"1.%de308" % n for n in range(10**5)) + b"]", b"[" + b"1" * 390 + b"e1]" * 10**4]
+    + [b"1e250," * 10**5 * 3, b"1" * 10**6, b"1.1" * 10**6, b'"1e250"' * 10**5 * 3, b"e999" * 10**6]
     + [b"[[[[[[[[" * 10**5, (b"[" * 60 + b"]" * 60 + b",") * 5000, b'""' * 10**6, b"\\" * 10**6 + b"[" * 100],
 )
 def test_hostile_texts_take_linear_time(data: bytes) -> None:
     start = time.process_time()
     assert one(data, Limits()).code in (PARSE_ERROR, INVALID_REQUEST)
-    assert time.process_time() - start < 1.0
+    one(in_result(data), Limits())
+    assert time.process_time() - start < 1.5
 
 
 # ------------------------------------------------------------------------------------------- batches
