@@ -27,6 +27,8 @@ from mcpgate.listen_settings import is_loopback
 from mcpgate.settings import Settings, SettingsError, find_config, load
 from mcpgate.tables import Problem
 from mcpgate_proto.config import ListenConfig
+from mcpgate_proto.security.gate import requires
+from mcpgate_proto.security.rate import is_exposed
 
 __all__ = ["CHECKS", "Facts", "Finding", "Verdict"]
 
@@ -124,6 +126,11 @@ class Facts:
             if one.kind == "http" and not one.socket_path and not is_loopback(one.host)
         ]
 
+    @property
+    def serves_others(self) -> bool:
+        """Whether callers come from beyond this machine, if only through a proxy."""
+        return any(is_exposed(one) for one in self.listeners)
+
 
 Check = Callable[[Facts], Iterator[Finding]]
 
@@ -170,6 +177,70 @@ def transport_security(facts: Facts) -> Iterator[Finding]:
             )
         else:
             yield failed("tls", f"listener {one.name} has no TLS", "set tls_cert and tls_key")
+
+
+def authentication(facts: Facts) -> Iterator[Finding]:
+    if facts.settings is None:
+        return
+    auth = facts.settings.gateway.auth
+    for one in facts.listeners:
+        if one.kind != "http":
+            continue
+        if requires(one, auth):
+            yield passed("auth", f"listener {one.name} asks who calls")
+        elif is_exposed(one):
+            mend = "add [[auth.key]] or [[auth.issuer]]; the proxy's word alone is as good as the way from it"
+            yield warned("auth", f"listener {one.name} leaves it to the proxy who may call", mend)
+        elif not one.socket_path:
+            yield passed("auth", f"{one.name}: programs of this machine may call, web pages may not")
+
+
+def permissions(facts: Facts) -> Iterator[Finding]:
+    if facts.settings is None:
+        return
+    if facts.settings.processes.insecure:
+        found = "who else can read or change the files in use is not looked at"
+        yield failed("permissions", found, "remove insecure_files and --insecure-config")
+    else:
+        yield passed("permissions", "no other user can change the config, its files or the commands")
+
+
+def inline_secrets(facts: Facts) -> Iterator[Finding]:
+    if facts.settings is None:
+        return
+    count = len(facts.settings.secrets)
+    if facts.settings.inline_secrets:
+        mend = "write ${env:NAME} or ${file:/path} for each, and remove allow_inline_secrets"
+        yield warned("secrets", "secrets may stand in the config as they are", mend)
+    else:
+        yield passed("secrets", f"{count} secret(s), none of them in the config itself")
+
+
+def rates(facts: Facts) -> Iterator[Finding]:
+    if facts.settings is None or not facts.serves_others:
+        return
+    told = facts.settings.gateway.rate
+    off = [name for name in ("address", "principal") if (rate := getattr(told, name)) and not rate.per_s]
+    if off:
+        yield warned("rates", f"no limit for each {' and each '.join(off)}", "remove the 0 in [rate]")
+    else:
+        yield passed("rates", "requests of each address and each principal are limited")
+
+
+def monitoring(facts: Facts) -> Iterator[Finding]:
+    if facts.settings is None or not facts.serves_others:
+        return
+    kinds = {kind for one in facts.listeners for kind in one.monitor}
+    missing = [kind for kind in ("health", "metrics") if kind not in kinds]
+    if missing:
+        mend = 'write monitor = ["health", "ready", "metrics"] for a listener'
+        yield warned("monitoring", f"nobody can look at {' and '.join(missing)}", mend)
+    else:
+        yield passed("monitoring", "health and metrics can be looked at")
+    if facts.settings.audit:
+        yield passed("audit", f"who called what is recorded to {facts.settings.audit}")
+    else:
+        yield warned("audit", "who called what is not recorded", 'set [gateway] audit = "audit.jsonl"')
 
 
 def not_root(facts: Facts) -> Iterator[Finding]:
@@ -310,12 +381,17 @@ def processes(facts: Facts) -> Iterator[Finding]:
 
 CHECKS: tuple[Check, ...] = (
     config_reads,
+    permissions,
+    inline_secrets,
     bind_address,
     transport_security,
+    authentication,
+    rates,
     not_root,
     sockets,
     advised,
     pinned,
+    monitoring,
     python_is_current,
     libraries,
     open_files,

@@ -20,7 +20,7 @@ from mcpgate.auth_settings import read_auth
 from mcpgate.clients import server_tables
 from mcpgate.config_file import read_config
 from mcpgate.control import RUNNERS
-from mcpgate.expand import Expander
+from mcpgate.expand import Expander, Inline
 from mcpgate.launch import child_env
 from mcpgate.listen_settings import (
     DEFAULT_PORT,
@@ -83,6 +83,7 @@ class Settings:
     secret_files: dict[str, Signature] = field(default_factory=dict)
     # "stderr", a file, or nothing.
     audit: str = ""
+    inline_secrets: bool = False
 
 
 def config_places(env: Mapping[str, str] | None = None) -> list[Path]:
@@ -130,6 +131,7 @@ def load(path: Path, env: Mapping[str, str] | None = None, *, insecure: bool = F
         processes=reader.processes,
         secrets=secrets,
         secret_files=expander.files,
+        inline_secrets=expander.access.inline is Inline.ALLOW,
     )
 
 

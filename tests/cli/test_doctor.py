@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -13,20 +14,32 @@ from click.testing import CliRunner
 
 from mcpgate import doctor, doctor_checks
 from mcpgate.doctor_checks import Facts, Finding, Verdict
+from mcpgate.process_settings import ProcessSettings
 from mcpgate.settings import Settings
 from mcpgate.tables import Problem
-from mcpgate_proto.config import GatewayConfig, ListenConfig, Pin, ServerConfig
+from mcpgate_proto.config import GatewayConfig, ListenConfig, Pin, Rate, RateConfig, ServerConfig
 from mcpgate_proto.effects import ServerTls
 
+UNSAID = RateConfig()
 TLS = ServerTls(cert_file="c.pem", key_file="k.pem")
 GOOD = {"h11": "0.16.0", "cryptography": "45.0", "wsproto": "1.2"}
 
 
-def facts(*listeners: ListenConfig, servers: tuple[ServerConfig, ...] = (), **more: object) -> Facts:
-    config = GatewayConfig(servers=servers, listeners=listeners)
+def facts(
+    *listeners: ListenConfig,
+    servers: tuple[ServerConfig, ...] = (),
+    rate: RateConfig = UNSAID,
+    **more: object,
+) -> Facts:
+    config = GatewayConfig(servers=servers, listeners=listeners, rate=rate)
     settings = Settings(config, Path("mcpgate.toml"))
     given: dict[str, object] = {"settings": settings, "versions": GOOD, **more}
     return Facts(**given)  # type: ignore[arg-type]
+
+
+def with_settings(*listeners: ListenConfig, **more: object) -> Facts:
+    settings = Settings(GatewayConfig(listeners=listeners), Path("mcpgate.toml"))
+    return Facts(settings=replace(settings, **more), versions=GOOD)  # type: ignore[arg-type]
 
 
 def http(host: str = "127.0.0.1", **more: object) -> ListenConfig:
@@ -48,6 +61,22 @@ def verdicts(found: Facts, check: str) -> list[str]:
         ("tls", facts(http("0.0.0.0", tls=TLS)), ["pass"]),
         ("tls", facts(http("0.0.0.0", behind_proxy=True)), ["warn"]),
         ("tls", facts(http("0.0.0.0")), ["fail"]),
+        ("auth", facts(http()), ["pass"]),
+        ("auth", facts(http("0.0.0.0", behind_proxy=True)), ["warn"]),
+        ("auth", facts(http("0.0.0.0", tls=TLS, auth="required")), ["pass"]),
+        ("auth", facts(ListenConfig(name="s", socket_path="/tmp/x.sock")), []),
+        ("permissions", facts(), ["pass"]),
+        ("permissions", with_settings(processes=ProcessSettings(insecure=True)), ["fail"]),
+        ("secrets", facts(), ["pass"]),
+        ("secrets", with_settings(inline_secrets=True), ["warn"]),
+        ("rates", facts(http()), []),
+        ("rates", facts(http(behind_proxy=True)), ["pass"]),
+        ("rates", facts(http(behind_proxy=True), rate=RateConfig(address=Rate(0, 0))), ["warn"]),
+        ("monitoring", facts(http()), []),
+        ("monitoring", facts(http(behind_proxy=True)), ["warn"]),
+        ("monitoring", facts(http(behind_proxy=True, monitor=("health", "metrics"))), ["pass"]),
+        ("audit", facts(http(behind_proxy=True)), ["warn"]),
+        ("audit", with_settings(http(behind_proxy=True), audit="stderr"), ["pass"]),
         ("user", facts(http()), ["pass"]),
         ("user", facts(http(), uid=0), ["warn"]),
         ("user", facts(http("0.0.0.0", tls=TLS), uid=0), ["fail"]),
