@@ -20,6 +20,12 @@ settings.register_profile(
 settings.load_profile("mcpgate")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def logins_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No gateway of a test reads or leaves anything among the logins of whoever runs it."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
 def _peer_python(variable: str) -> str:
     value = os.environ.get(variable, "")
     if not value:

@@ -157,8 +157,9 @@ def parse_url(url: str, *, allow_loopback: bool = False) -> Place | str:
     match = _AUTHORITY.match(url)
     if match is None:
         return "the URL is neither https nor http"
+    # Its grammar has no place for user information.
     place = parse_host(match[1])
-    if "@" in match[1] or place is None:
+    if place is None:
         return "the URL has user information or no proper host"
     if "#" in url:
         return "the URL has a fragment"

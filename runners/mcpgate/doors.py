@@ -7,6 +7,7 @@ Must never: accept before the gateway has started, or let one client's trouble c
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
@@ -32,6 +33,8 @@ class Door:
 
     def __init__(self, sock: socket.socket | None) -> None:
         self.sock = sock
+        # It was made by others, who have it too.
+        self.handed = False
         self.path: unix.BoundPath | None = None
         self.tls: ServerContext | None = None
         self.holds: set[str] = {"not started"}
@@ -76,6 +79,7 @@ class Doors:
             # Whoever made it removes it.
             sock = systemd.take(effect.fd)
             door = Door(sock)
+            door.handed = True
         elif effect.kind == "unix":
             sock, path = unix.open_listener(effect.path, effect.mode, effect.uid, effect.gid)
             door = Door(sock)
@@ -90,6 +94,10 @@ class Doors:
         door = self._doors.pop(effect.listener, None)
         if door is not None and door.sock is not None:
             self._body.loop.unwatch(door.sock.fileno(), False)
+            if not door.handed:
+                # A thread may still wait for it, and would keep it open for a moment.
+                with contextlib.suppress(OSError):
+                    door.sock.shutdown(socket.SHUT_RDWR)
             door.sock.close()
             if door.path is not None:
                 door.path.remove()

@@ -70,26 +70,27 @@ class TokenStore:
             return False
         folder = self._open_folder()
         try:
-            path = f"{_proper(name)}.lock"
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | FILE_FLAGS, 0o600, dir_fd=folder)
+            fd = _locked(f"{_proper(name)}.lock", folder)
         finally:
             os.close(folder)
-        try:
-            _check(os.fstat(fd), path, "remove it")
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
-            return False
-        except OSError:
-            os.close(fd)
-            raise
-        self._locks[name] = fd
-        return True
+        if fd is not None:
+            self._locks[name] = fd
+        return fd is not None
 
     def unlock(self, name: str) -> None:
+        """Let the lock go; of a record that there is not, nothing stays behind."""
         fd = self._locks.pop(name, None)
-        if fd is not None:
-            os.close(fd)
+        if fd is None:
+            return
+        with contextlib.suppress(OSError):
+            folder = self._open_folder()
+            try:
+                if not os.path.exists(self.folder / f"{name}.json"):
+                    # Whoever waits for it notices: see `_locked`.
+                    os.unlink(f"{name}.lock", dir_fd=folder)
+            finally:
+                os.close(folder)
+        os.close(fd)
 
     def close(self) -> None:
         for name in list(self._locks):
@@ -144,6 +145,26 @@ class TokenStore:
         finally:
             os.close(folder)
         return sorted(one.removesuffix(".json") for one in found if one.endswith(".json"))
+
+
+def _locked(path: str, folder: int) -> int | None:
+    """A descriptor with the lock at `path`; None while another process has it, or just removed it."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | FILE_FLAGS, 0o600, dir_fd=folder)
+    try:
+        found = os.fstat(fd)
+        if found.st_nlink:
+            _check(found, path, "remove it")
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # A lock on a file that is no longer there locks nobody out.
+        if os.path.samestat(os.fstat(fd), os.stat(path, dir_fd=folder, follow_symlinks=False)):
+            return fd
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except OSError:
+        os.close(fd)
+        raise
+    os.close(fd)
+    return None
 
 
 def _proper(name: str) -> str:

@@ -107,6 +107,10 @@ def test_sockets_by_name(runner: str, config: Callable[..., str], tmp_path: Path
         after = os.stat(path)
         assert (after.st_ino, after.st_mode, after.st_uid) == (before.st_ino, before.st_mode, before.st_uid)
         assert not (tmp_path / "gate.sock.lock").exists()
+        # ... and it takes clients until the next start.
+        socket.create_connection(web.getsockname(), PATIENCE_S).close()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
 
 
 def test_a_reload_keeps_the_socket(config: Callable[..., str]) -> None:

@@ -5,10 +5,13 @@ Must never: touch the store of whoever runs the tests.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -158,6 +161,42 @@ def test_a_lock_is_held_once(store: TokenStore) -> None:
     other.close()
     assert store.lock("a") and store.lock("b")
     store.close()
+
+
+def test_the_lock_of_what_is_not_there_leaves_nothing_behind(store: TokenStore) -> None:
+    """And a process that waits at the file that was removed does not take that for the lock."""
+    assert store.lock("a") and store.lock("b")
+    store.write("b", b"x")
+    waits = os.open(store.folder / "a.lock", os.O_RDWR)
+    store.close()
+    assert sorted(os.listdir(store.folder)) == ["b.json", "b.lock"]
+    fcntl.flock(waits, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert store.lock("a"), "the lock of a file that is gone keeps nobody out"
+    os.close(waits)
+    store.close()
+
+
+def test_many_at_one_lock_take_turns(store: TokenStore) -> None:
+    """Threads stand for processes: locks belong to what was opened."""
+    inside: list[int] = []
+    most: list[int] = []
+
+    def work(number: int) -> None:
+        mine = TokenStore(store.folder)
+        for _ in range(20):
+            while not mine.lock("a"):
+                time.sleep(0.0005)
+            inside.append(number)
+            most.append(len(inside))
+            inside.remove(number)
+            mine.unlock("a")
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(most) == 120 and max(most) == 1 and os.listdir(store.folder) == []
 
 
 def test_a_lock_is_held_against_other_processes_and_ends_with_them(store: TokenStore) -> None:

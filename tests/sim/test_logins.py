@@ -472,7 +472,7 @@ def test_a_parameter_that_is_given_twice() -> None:
     scene.pipe().tool("echo")
     url = scene.until(lambda: scene.browser.shown)[0]
     place = scene.auth.authorize(url, "ada")
-    scene.browser.visit(f"{place}&state=other")
+    scene.browser.visit(f"{place}&code=other")
     scene.browser.visit(f"{place}&{'&'.join('a' for _ in range(100))}")
     scene.run(1.0)
     assert [page.status for page in scene.browser.pages] == [400, 400] and not scene.auth.asked("/token")

@@ -469,21 +469,50 @@ def test_urls_that_a_task_ends_with_are_opened_and_the_call_is_made_again() -> N
     assert again.text == made.nonce
 
 
-@EITHER
-def test_a_task_of_the_other_kind_is_not_asked_for(modern_client: bool) -> None:
-    """L1.10: its server was a modern one when it made the task; the call is not made again."""
-    scene = scene_of({"one": ("stdio", ("modern",))}).start()
+KEY = bytes(range(32))
+
+
+def test_a_question_of_a_task_of_the_other_kind_is_not_answered_to_a_legacy_server() -> None:
+    """L1.10: the server was a modern one when it made the task; the call is not made again in silence."""
+    scene = scene_of({"one": ("http", ("modern",))}, sealing_key=KEY).start()
     scene.run(1.0)
-    server = scene.only
-    assert isinstance(server, TaskServer)
-    made = client_of(scene, modern_client, FORM).tool("task")
-    scene.run(3.0)
-    server.eras = ("legacy",)
-    server.crash()
-    scene.until(lambda: made.over, 120)
-    assert made.code == -32603
-    assert len(server.asked("tools/call")) == 1
-    assert scene.problems() == [] and scene.at_rest() == []
+    client = modern(scene, FORM)
+    client.answer_after = None
+    made = client.tool("task")
+    scene.run(1.0)
+    assert isinstance(scene.only, TaskServer)
+    scene.only.work.ask("a")
+    scene.until(lambda: made.over, 10)
+    state = made.result["requestState"]
+    scene, server = one(sealing_key=KEY)
+    client = modern(scene, FORM)
+    params = {name: value for name, value in made.params.items() if name != "_meta"}
+    given = {"inputResponses": {"a": {"action": "accept"}}, "requestState": state}
+    assert ask(scene, client, "tools/call", **params, **given).code == -32603
+    assert server.asked("tools/call") == []
+
+
+def test_a_task_of_the_other_kind_is_not_asked_for() -> None:
+    """Its id would mean another task there, if any; also where it is not known yet what the server is."""
+    scene = scene_of({"one": ("http", ("modern",))}, sealing_key=KEY, legacy_tasks=True).start()
+    scene.run(1.0)
+    params = {"name": "task", "arguments": {"nonce": "n"}, "task": {}}
+    id = ask(scene, legacy(scene), "tools/call", **params).result["task"]["taskId"]
+    for wait_s in (0.0, 3.0):
+        scene = scene_of(
+            {"one": ("stdio", ("legacy",))}, LegacyTaskServer, sealing_key=KEY, legacy_tasks=True
+        ).start()
+        server = scene.only
+        assert isinstance(server, LegacyTaskServer)
+        server.start_delay = 10.0 - wait_s * 3
+        scene.run(wait_s)
+        client = legacy(scene)
+        calls = [
+            client.request(method, {"taskId": id}) for method in ("tasks/get", "tasks/result", "tasks/cancel")
+        ]
+        scene.until(lambda calls=calls: all(one.over for one in calls), 30)  # type: ignore[misc]
+        assert all(one.code in (-32602, -32603) for one in calls)
+        assert not any(server.asked(method) for method in ("tasks/get", "tasks/result", "tasks/cancel"))
 
 
 @EITHER
