@@ -9,8 +9,8 @@ origin, or send a request again for any other reason.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from shlex import quote
 from typing import Protocol
 
 from mcpgate_proto.config import OAuthConfig, ServerConfig
@@ -35,6 +35,8 @@ __all__ = ["CredentialedPool", "Credentials", "Pool"]
 TRIES_MOST = 3
 # The one wallet of a server that everybody shares.
 EVERYBODY = "shared"
+# What no shell reads anything into.
+_PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./-]+")
 
 
 class Pool(Protocol):
@@ -158,9 +160,9 @@ class Credentials:
                 told = f"server '{name}' waits for a login in the browser; call again when that is done"
             else:
                 # Somebody copies this into a shell, and a principal's name is of its issuer's making.
-                whose = "" if wallet.principal == LOCAL.id else f" --principal {quote(wallet.principal)}"
+                whose = "" if wallet.principal == LOCAL.id else f" --principal {_quoted(wallet.principal)}"
                 where = self._config.url if self._hub.config.transparent else name
-                told = f"server '{name}' needs a login: mcpgate login {quote(where)}{whose}"
+                told = f"server '{name}' needs a login: mcpgate login {_quoted(where)}{whose}"
         elif status == 403:
             told = f"server '{name}' does not let the gateway do this"
         else:
@@ -170,6 +172,13 @@ class Credentials:
     def stop(self) -> None:
         for wallet in self._wallets.values():
             wallet.stop()
+
+
+def _quoted(text: str) -> str:
+    """One word of a POSIX shell."""
+    if _PLAIN.fullmatch(text):
+        return text
+    return "'" + text.replace("'", "'\"'\"'") + "'"
 
 
 class CredentialedPool:

@@ -26,7 +26,7 @@ from mcpgate_proto.wire import jsonrpc, values
 if TYPE_CHECKING:
     from mcpgate_proto.upstream.legacy import LegacySession
 
-__all__ = ["ODD", "RESULT", "UNKNOWN", "LegacyTask", "TaskBook", "related", "unrelated"]
+__all__ = ["LOST", "ODD", "RESULT", "UNKNOWN", "LegacyTask", "TaskBook", "related", "unrelated"]
 
 RESULT: Final = "tasks/result"
 # So often in a row may a task be out of reach for those who do not ask themselves.
@@ -36,7 +36,7 @@ _OUT_OF_REACH: Final = (FaultKind.TIMEOUT, FaultKind.UPSTREAM_DOWN, FaultKind.OV
 UNKNOWN: Final = Fault(FaultKind.INVALID_PARAMS, "params.taskId names no task that the server still has")
 ODD: Final = Fault(FaultKind.INTERNAL, "the server's task is malformed, or another than it was asked for")
 _EXPIRED: Final = Fault(FaultKind.INVALID_PARAMS, "the task's time to live is over")
-_LOST: Final = Fault(
+LOST: Final = Fault(
     FaultKind.INVALID_PARAMS, "the task is lost: the session of the server in which it lived is over"
 )
 _PRESSED: Final = Fault(FaultKind.OVERLOADED, "the server does not take more requests for now")
@@ -64,7 +64,6 @@ class LegacyTask:
         "token",
         "wait_questions",
         "wait_result",
-        "waiting",
     )
 
     def __init__(self, id: str, token: int, born_at: float) -> None:
@@ -78,8 +77,6 @@ class LegacyTask:
         # where a modern client asks how it is when it likes.
         self.driver: Exchange | None = None
         self.owner: TaskOwner | None = None
-        # Requests of modern clients that are answered once it is known how the task is.
-        self.waiting: dict[Exchange, None] = {}
         self.looking = False  # a `tasks/get` of ours is under way
         self.result = 0  # our `tasks/result` that is under way
         self.outcome: Members | Fault | None = None  # its answer, until it has been told
@@ -122,6 +119,7 @@ class TaskBook:
         self._hub = session.hub
         self.tasks: dict[str, LegacyTask] = {}
         self.driven: dict[Exchange, LegacyTask] = {}
+        # Requests of modern clients that are answered once it is known how their task is.
         self._waiting: dict[Exchange, LegacyTask] = {}
         # Subscriptions: task -> the state that was told of it last.
         self._listens: dict[Exchange, dict[LegacyTask, bytes]] = {}
@@ -151,21 +149,18 @@ class TaskBook:
 
     def wait(self, task: LegacyTask, exchange: Exchange) -> None:
         """Answer `exchange` once it is known how the task is."""
-        task.waiting[exchange] = None
         self._waiting[exchange] = task
 
     def waits_no_more(self, exchange: Exchange) -> bool:
         """False where it did not wait, and heard of no changes."""
-        task = self._waiting.pop(exchange, None)
-        if task is not None:
-            task.waiting.pop(exchange, None)
+        if self._waiting.pop(exchange, None) is not None:
             return True
         return self._listens.pop(exchange, None) is not None
 
     def _take_waiting(self, task: LegacyTask) -> list[Exchange]:
-        waiting, task.waiting = list(task.waiting), {}
+        waiting = [exchange for exchange, wanted in self._waiting.items() if wanted is task]
         for exchange in waiting:
-            self._waiting.pop(exchange, None)
+            del self._waiting[exchange]
         return waiting
 
     def listen(self, exchange: Exchange, wanted: list[LegacyTask]) -> None:
@@ -180,7 +175,7 @@ class TaskBook:
 
     def wanted(self, task: LegacyTask) -> bool:
         """Somebody waits to hear how it is."""
-        return task.driver is not None or bool(task.waiting) or self._listened(task)
+        return task.driver is not None or task in self._waiting.values() or self._listened(task)
 
     def _tell(self, task: LegacyTask, told: Members) -> None:
         state = b"\n".join(
@@ -466,7 +461,7 @@ class TaskBook:
         """The session ends. What is returned tells everybody, once the pool has forgotten the session."""
         lost = list(self.tasks.values())
         listens, self._listens = self._listens, {}
-        told = {task: self._ended(task, _LOST) for task in lost if not task.over}
+        told = {task: self._ended(task, LOST) for task in lost if not task.over}
         waiting = [exchange for task in lost for exchange in self._take_waiting(task)]
         drivers = [task.driver for task in lost if task.driver is not None]
         for task in lost:
@@ -476,13 +471,13 @@ class TaskBook:
             for driver in drivers:
                 driver.lost(True)
             for exchange in waiting:
-                exchange.fail(_LOST)
+                exchange.fail(LOST)
             for exchange, listened in listens.items():
                 updates = exchange.operation.updates
                 for task in listened:
                     if updates is not None and task in told:
                         updates.updated(told[task])
-                exchange.fail(_LOST)
+                exchange.fail(LOST)
 
         return tell
 

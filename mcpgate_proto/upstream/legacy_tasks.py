@@ -201,8 +201,9 @@ class TaskDesk:
             self._update(task, exchange)
         elif operation.method == "tasks/cancel":
             self._cancel(task, exchange)
-        elif self._hub.now < task.fresh_until:
-            exchange.complete(self._book.flat(task))  # nobody has to ask faster than the server likes
+        elif task.status == task_fields.WORKING and self._hub.now < task.fresh_until:
+            # Nobody has to ask faster than the server likes; what it says by itself is known at once.
+            exchange.complete(self._book.flat(task))
         else:
             self._book.wait(task, exchange)
             self._book.look(task)
@@ -215,7 +216,6 @@ class TaskDesk:
             told = "params.inputResponses is not an object of objects"
             exchange.fail(Fault(FaultKind.INVALID_PARAMS, told))
             return
-        task.fresh_until = 0.0
         for key, raw in wanted.items():
             self._session.answer(key, Answer(raw))
         exchange.complete({})
@@ -230,7 +230,6 @@ class TaskDesk:
         def answered(answer: Members | Fault) -> None:
             if task.gone or not self._book.waits_no_more(exchange):
                 return
-            task.fresh_until = 0.0
             if isinstance(answer, Fault) and answer.kind is FaultKind.INVALID_PARAMS:
                 self._book.wait(task, exchange)
                 self._book.look(task)  # it has ended, or is not known any more
@@ -284,7 +283,6 @@ class TaskDesk:
     def asked(self, task: LegacyTask) -> None:
         """A question came that nobody can be asked now: it stands in the task, or is asked with the next
         `tasks/result`."""
-        task.fresh_until = 0.0
         if self._book.wanted(task):
             self._book.settle_in(task, self._hub.limits.ask_debounce_s)
 
@@ -303,7 +301,6 @@ class TaskDesk:
         if task is None or not self._book.learn(task, params):
             self._hub.count("upstream_stray_task_status")
             return
-        task.fresh_until = 0.0
         if task.owner is not None:
             task.owner.changed(task.told)
         if self._book.wanted(task):

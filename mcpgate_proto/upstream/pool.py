@@ -24,6 +24,7 @@ from mcpgate_proto.upstream.credentials import Credentials
 from mcpgate_proto.upstream.desk import Desk
 from mcpgate_proto.upstream.eras import after_refusal, era_for
 from mcpgate_proto.upstream.fetch import Fetcher
+from mcpgate_proto.upstream.homes import home, leaves_room
 from mcpgate_proto.upstream.keys import PoolKey, featureless, is_personal, key_for, principal_of
 from mcpgate_proto.upstream.legacy import LegacySession
 from mcpgate_proto.upstream.link import Link
@@ -346,19 +347,11 @@ class UpstreamServer:
                 exchange.bind(session)
 
         if operation.session:
-            got(self._home(operation.client, operation.session))
+            got(home(self.sessions, operation.client, operation.session))
             return
         wanted = lambda: exchange.phase is not Phase.DONE  # noqa: E731
         waiter = Waiter(operation.client, operation.interactive, got, wanted, rest=exchange.rest)
         self._acquire(waiter, self.hub.limits.lease_wait_s)
-
-    def _home(self, client: Client, tag: str) -> Session | Fault:
-        """The session in which a legacy server's task lives, if it still does: its id opens nowhere else."""
-        for session in self.sessions:
-            if session.ready and session.tag == tag and session.key.owner in ("", client.key):
-                session.take(client, False)
-                return session
-        return Fault(FaultKind.INVALID_PARAMS, "the task is lost: its server's session is over; start over")
 
     def _untake(self, session: Session, interactive: bool) -> None:
         if interactive:
@@ -485,9 +478,7 @@ class UpstreamServer:
         self.listener.catalog_changed(self.name, session.key.principal, kind)
 
     def may_hold(self, session: UpstreamSession) -> bool:
-        mine = [one for one in self.sessions if one.key.principal == session.key.principal]
-        held = sum(1 for one in mine if one is not session and not one.can_go and one.tag)
-        return held < self.hub.limits.task_sessions_per_principal
+        return leaves_room(self.sessions, session, self.hub.limits.task_sessions_per_principal)
 
     def resource_updated(self, session: UpstreamSession, params: Members) -> None:
         self.listener.resource_updated(self.name, session.key.principal, params)

@@ -37,6 +37,8 @@ class Inline(enum.Enum):
 
     REFUSE = "refuse"
     ALLOW = "allow"
+    # `clients.py` has judged it: here its references are resolved already, and look like literals.
+    JUDGED = "judged"
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def read_guard(
 
 def client_access(expander: Expander, *, insecure: bool) -> None:
     """For the files of MCP clients: their secrets are reported by `clients.py`, and no command is run."""
-    expander.access = Access(inline=Inline.ALLOW, insecure=insecure)
+    expander.access = Access(inline=Inline.JUDGED, insecure=insecure)
 
 
 def header_problem(name: str, value: str) -> str:

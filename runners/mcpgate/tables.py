@@ -177,7 +177,8 @@ class Table:
 
     def inline(self, where: str) -> None:
         """A secret stands in the config as it is."""
-        self.problems.inline.append(where)
+        if self.expander.access.inline is not Inline.JUDGED:
+            self.problems.inline.append(where)
         if self.expander.access.inline is Inline.REFUSE:
             self.problems.error(where, _INLINE, _INLINE_MEND)
 

@@ -165,6 +165,13 @@ def test_it_gets_a_clean_environment_and_no_input(tmp_path: Path) -> None:
     assert "'VAULT_ADDR'" in header(read(tmp_path, "${cmd:./helper}", more, **env))
 
 
+def test_it_does_not_read_what_was_meant_for_the_gateway(tmp_path: Path) -> None:
+    script(tmp_path, f"open('{tmp_path}/read', 'w').write(sys.stdin.read()); print('{VALUE}')")
+    read(tmp_path, "${cmd:./helper}", COMMANDS)
+    assert mcpgate("check", "-c", str(tmp_path / "mcpgate.toml"), given="a message")[0] == 0
+    assert (tmp_path / "read").read_text() == ""
+
+
 def test_it_runs_once_for_each_time_that_settings_are_read(tmp_path: Path) -> None:
     script(tmp_path, f"open('{tmp_path}/ran', 'a').write('x'); print('{VALUE}')")
     read(
@@ -193,13 +200,15 @@ def test_a_command_that_fails(tmp_path: Path, code: str, said: str) -> None:
     assert said in told and f"${{cmd:{tmp_path}/helper ...}}" in told and "abc" not in told
 
 
-@pytest.mark.parametrize("code", ["time.sleep(60)", "os.close(1); time.sleep(60)", "os.system('sleep 60')"])
+@pytest.mark.parametrize("code", ["exec sleep 60", "exec sleep 60 >&-", "sleep 60; sleep 60"])
 def test_a_command_that_takes_too_long_is_ended(tmp_path: Path, code: str) -> None:
-    script(tmp_path, f"open('{tmp_path}/pid', 'w').write(str(os.getpid())); {code}")
+    helper = tmp_path / "helper"
+    helper.write_text(f"#!/bin/sh\necho $$ > '{tmp_path}/pid'\n{code}\n")
+    helper.chmod(0o755)
     began = time.monotonic()
-    told = problem(tmp_path, "${cmd:./helper}", COMMANDS + "command_timeout_s = 0.5")
-    assert "took longer than 0.5 s" in told and "command_timeout_s" in told
-    assert time.monotonic() - began < 20
+    told = problem(tmp_path, "${cmd:./helper}", COMMANDS + "command_timeout_s = 2")
+    assert "took longer than 2 s" in told and "command_timeout_s" in told
+    assert time.monotonic() - began < 30
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 

@@ -112,8 +112,8 @@ OWNED = (
     "Host Connection Keep-Alive TE Trailer Transfer-Encoding Upgrade Expect Via Authorization Cookie "
     "Proxy-Authorization Proxy-X Content-Type Content-Length content-md5 Accept Accept-Encoding "
     "Origin Referer Forwarded X-Forwarded-For X-Forwarded-Anything X-Real-IP MCP-Protocol-Version "
-    "Mcp-Session-Id Mcp-Method Mcp-Param-x Last-Event-ID Sec-Fetch-Site If-Match Access-Control- "
-    "Request-Method User-Agent Date"
+    "Mcp-Session-Id Mcp-Method Mcp-Param-x Last-Event-ID Sec-Fetch-Site If-Match "
+    "Access-Control-Request-Method User-Agent Date"
 ).split()
 
 

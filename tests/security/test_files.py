@@ -11,10 +11,20 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from mcpgate.files import Trust, chain_complaint, open_checked, open_key, open_private, read_most
+from mcpgate import files
+from mcpgate.files import (
+    Trust,
+    chain_complaint,
+    open_checked,
+    open_key,
+    open_private,
+    open_to_others,
+    read_most,
+)
 from tests.security.users import ALICE, MALLORY, STAFF, as_user, needs_root, shared_folder
 
 SECRET = """
@@ -121,6 +131,44 @@ def test_keys_of_certificates(folder: Path) -> None:
         fd, found = open_key(str(put(folder / "key.pem", mode, gid=gid)))
         os.close(fd)
         assert found
+
+
+@pytest.mark.parametrize(
+    ("gid", "members", "primary", "alone"),
+    [
+        (500, [], [], True),
+        (500, ["me"], ["me"], True),
+        (500, ["root"], [], True),
+        (500, ["mallory"], [], False),
+        (500, [], ["mallory"], False),
+        (500, ["me", "gone"], [], False),
+        (999, [], [], False),
+        (0, ["mallory"], [], True),
+    ],
+)
+def test_groups_of_one(
+    monkeypatch: pytest.MonkeyPatch, gid: int, members: list[str], primary: list[str], alone: bool
+) -> None:
+    """Many systems give each user a group, and let it write: that is nobody else."""
+    import grp
+    import pwd
+
+    def group(number: int) -> SimpleNamespace:
+        if number == 999:
+            raise KeyError(number)
+        return SimpleNamespace(gr_mem=members)
+
+    uids = {"root": 0, "me": os.geteuid(), "mallory": MALLORY}
+    users = [
+        SimpleNamespace(pw_name=name, pw_uid=uid, pw_gid=500 if name in primary else 1)
+        for name, uid in uids.items()
+    ]
+    monkeypatch.setattr(grp, "getgrgid", group)
+    monkeypatch.setattr(pwd, "getpwall", lambda: users)
+    found = os.stat_result((stat.S_IFREG | 0o660, 1, 1, 1, os.geteuid(), gid, 0, 0, 0, 0))
+    files._nobody_else_in.cache_clear()
+    assert open_to_others(found) is not alone
+    files._nobody_else_in.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -211,7 +212,7 @@ def test_a_short_secret_is_a_warning(tmp_path: Path) -> None:
 
 
 def test_a_clients_file_is_only_reported(tmp_path: Path) -> None:
-    entry = {
+    entry: dict[str, Any] = {
         "command": "/bin/sh",
         "env": {"API_TOKEN": "hunter2hunter2", "OTHER_TOKEN": "${T}", "LEVEL": "debug"},
     }
@@ -223,6 +224,10 @@ def test_a_clients_file_is_only_reported(tmp_path: Path) -> None:
     assert sorted(found) == ["", "mcpServers.a.env.API_TOKEN"]
     assert "chmod 600" in found[""] and "hunter" not in str(found)
     assert set(settings.secrets) == {"hunter2hunter2", "hunter4hunter4"}
+    # With references alone it holds no secret, and everybody may read it.
+    del entry["env"]["API_TOKEN"]
+    path.write_text(json.dumps({"mcpServers": {"a": entry}}))
+    assert not load(path, {"PATH": "/usr/bin:/bin", "T": "hunter4hunter4"}).warnings
 
 
 def test_a_secret_in_the_wrong_place_is_not_repeated(tmp_path: Path) -> None:
@@ -231,6 +236,8 @@ def test_a_secret_in_the_wrong_place_is_not_repeated(tmp_path: Path) -> None:
         WEB.replace('"https://a/mcp"', '"${env:T}"')
         + "\n[gateway]\nlog_level = '${env:T}'\nprefix = '${env:T}'"
     )
-    found = problems(tmp_path, text, T="hunter2hunter2hunter2")
-    assert sorted(found) == ["gateway.log_level", "gateway.prefix", "server.a.url"]
-    assert "hunter2" not in str(found)
+    # The short one is not known to the redaction either.
+    for value in ("hunter2hunter2hunter2", "hunter2"):
+        found = problems(tmp_path, text, T=value)
+        assert sorted(found) == ["gateway.log_level", "gateway.prefix", "server.a.url"]
+        assert "hunter2" not in str(found)

@@ -148,6 +148,9 @@ class LegacyTaskTalk(Talk):
 
     def _called(self, job: Job) -> None:
         server, name = self.server, job.params["name"]
+        if server.refuses:
+            job.finish(error(job.id, -32601, f"{name} cannot be called so"))
+            return
         support = server.support.get(name, "optional" if name in server.loose else "forbidden")
         task = "task" in job.params and "tasks" in server.capabilities
         if (support == "required" and not task) or (support == "forbidden" and task):
@@ -201,6 +204,7 @@ class LegacyTaskServer(TaskServer):
         self.declares: Message | None = DECLARED
         self.unwell: int | None = None  # the code of what it answers to all about tasks
         self.making_s = 0.0
+        self.refuses = False  # every call, as if its tool had to be called otherwise
         self.interval_ms = 1000
 
     @property

@@ -135,6 +135,8 @@ def test_a_stored_token_that_has_expired_is_refreshed() -> None:
         (None, b"[" * 100_000),
         (None, b"\xff\xfe"),
         ("access", "two words"),
+        ("access", "a\r\nX-Admin: yes"),
+        ("access", "\u00e4"),
     ],
 )
 def test_a_record_of_somebody_else_or_a_damaged_one_is_not_used(change: str | None, value: Any) -> None:
@@ -619,7 +621,7 @@ def test_after_a_login_that_failed_no_browser_opens_for_a_while() -> None:
     refused(scene, "access_denied")
     for _ in range(3):
         refused(scene)
-        scene.run(5.0)
+        scene.run(14.0)
     assert len(scene.browser.shown) == 1
     scene.auth.denies = ""
     scene.run(60.0)

@@ -149,6 +149,26 @@ def test_a_definition_that_has_changed_is_read_again(before: str) -> None:
     at_rest(scene, server)
 
 
+def test_a_definition_that_changes_whenever_it_is_read_is_believed_once() -> None:
+    scene, server = one()
+    supports = ["forbidden", "required"] * 50
+    real = server.items
+
+    def items(method: str) -> list[Message]:
+        found = real(method)
+        for tool in found:
+            if tool.get("name") == "must":
+                tool["execution"] = {"taskSupport": supports.pop()}
+        return found
+
+    server.items = items  # type: ignore[method-assign]
+    server.refuses = True
+    client = modern(scene, FORM)
+    ask(scene, client, "tools/list")
+    assert call(scene, client, "must").code == -32601
+    assert ["task" in one["params"] for one in server.asked("tools/call")] == [True, False]
+
+
 @BOTH
 def test_what_is_refused_for_good_is_refused_once_more_at_most(transport: str) -> None:
     scene, server = one(transport)
@@ -344,7 +364,7 @@ def test_many_driven_calls_wait_for_answers_on_one_channel() -> None:
 
 @BOTH
 @EITHER
-@pytest.mark.parametrize("when", ["making", "working", "asking"])
+@pytest.mark.parametrize("when", ["making", "crossing", "working", "asking"])
 def test_a_cancelled_call_cancels_its_task(transport: str, modern_client: bool, when: str) -> None:
     """G22: by `tasks/cancel`; a task that was just being made is cancelled once it is there."""
     if modern_client and when == "asking":
@@ -362,7 +382,10 @@ def test_a_cancelled_call_cancels_its_task(transport: str, modern_client: bool, 
         scene.until(lambda: client.questions, 20)
     client.cancel(made)
     scene.run(5.0)
-    if when != "making":
+    if when == "crossing":
+        # The answer was on its way; over HTTP its connection may have been closed before it came.
+        assert server.work.cancels == 1 or transport == "http"
+    elif when != "making":
         assert (server.work.cancels, server.work.status) == (1, "cancelled")
         assert server.cancels == [] or when == "asking"
     elif transport == "stdio":
