@@ -46,6 +46,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     # An end of the client's stream this soon after its request is half-closing (`nc -N`), not going away: it
     # comes in the same packet or the next. Whoever gives a call up has waited for it longer.
     half_close_s: float = 0.1
+    # How long such a call of a stateless client may take: whether it still listens cannot be seen.
+    half_close_wait_s: float = 2.0
     # How much of a refused body is read and dropped before the connection is closed.
     discard_bytes: int = 256 * 1024
     discard_timeout_s: float = 2.0

@@ -436,6 +436,11 @@ class PostReply:
         scripts do: who wants no answer ends it later."""
         early = self._hub.now - self._asked_at <= self._hub.limits.half_close_s
         if not closed and not self._streaming and (early or self._session is not None):
+            if self._session is None:
+                # It may be gone for good after all, which nothing would tell before we write.
+                self._stop_timer()
+                wait_s = self._hub.limits.half_close_wait_s
+                self._commit_timer = self._hub.after(wait_s, "half close", lambda: self.client_gone(True))
             return
         http, self._http = self._http, None
         self._throttle(False)  # a stream that nobody reads is kept, as far as the budget goes

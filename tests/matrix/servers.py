@@ -305,7 +305,9 @@ class HttpUpstream(Upstream):
 
     def _modern(self, http: HttpConnection, head: RequestHead, body: bytes) -> None:
         if head.method != "POST":
-            self.model.wrong("a method that a modern server does not have", head.method)
+            # One GET looks whether there are sessions of the old era here.
+            if head.method != "GET" or "mcp-session-id" in head.headers:
+                self.model.wrong("a method that a modern server does not have", head.method)
             http.respond(405, [])
             return
         message = json.loads(body)

@@ -217,8 +217,8 @@ MUTANTS: list[Mutant] = [
         "0.11",
         "signatures are not checked",
         JWT,
-        "        try:\n            return (\n                deserialize_compact",
-        "        try:\n            return True or (\n                deserialize_compact",
+        "# whatever a library makes of a token, it is not signed\n            return False",
+        "# whatever a library makes of a token, it is signed\n            return True",
         SECURITY + "test_jwt.py::test_another_key",
     ),
     Mutant(

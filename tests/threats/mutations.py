@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import os
 import queue
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,6 +31,7 @@ ROOT = Path(__file__).parents[2]
 ALL = [*MUTANTS, *LIMITED, *CAPPED, *SECRETS]
 # A mutant that hangs has been noticed too; no test here takes a tenth of it.
 PATIENCE_S = 120
+MEMORY_BYTES = 4 << 30
 IGNORED = shutil.ignore_patterns(
     ".*cache*", ".git", ".venv", ".hypothesis", ".benchmarks", "dist", "build", "corpus"
 )
@@ -103,27 +104,27 @@ def baseline(copies: list[Copy], mutants: list[Mutant]) -> str:
     shares = [tests[number :: len(copies)] for number in range(len(copies))]
     with ThreadPoolExecutor(len(copies)) as pool:
         runs = list(pool.map(lambda copy, share: copy.run(*share) if share else None, copies, shares))
-    return "\n".join(done.stdout[-3000:] for done in runs if done is not None and done.returncode)
+    return "\n".join(
+        (done.stdout + done.stderr)[-3000:] for done in runs if done is not None and done.returncode
+    )
 
 
 def judged(mutants: list[Mutant], copies: list[Copy]) -> list[tuple[Mutant, str]]:
-    """Every mutant's fate, in their order; progress goes to stderr."""
+    """Every mutant's fate, in their order; each is told as soon as it is known."""
     free: queue.Queue[Copy] = queue.Queue()
     for copy in copies:
         free.put(copy)
-    lock = threading.Lock()
-    done = 0
 
     def one(mutant: Mutant) -> tuple[Mutant, str]:
-        nonlocal done
         copy = free.get()
         try:
             fate = copy.judge(mutant)
         finally:
             free.put(copy)
-        with lock:
-            done += 1
-            print(f"\r{done} of {len(mutants)}", end="", file=sys.stderr)
+        test = mutant.test.removeprefix("tests/")
+        print(
+            f"{mutant.kind:6} {mutant.rows:10} {mutant.name:42} {fate.splitlines()[0]:12} {test}", flush=True
+        )
         return mutant, fate
 
     with ThreadPoolExecutor(len(copies)) as pool:
@@ -132,6 +133,8 @@ def judged(mutants: list[Mutant], copies: list[Copy]) -> list[tuple[Mutant, str]
 
 def main(words: list[str]) -> int:
     begin = time.monotonic()
+    # Without a bound there may be no end: a mutant's test must not take the machine down.
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
     mutants = [m for m in ALL if not words or any(word in " ".join(m[:4]) for word in words)]
     with tempfile.TemporaryDirectory(prefix="mcpgate-mutants-") as folder:
         copies = [Copy(Path(folder) / str(number)) for number in range(os.cpu_count() or 1)]
@@ -139,10 +142,6 @@ def main(words: list[str]) -> int:
             print(f"These tests fail though no check was taken away:\n{problem}")
             return 1
         found = judged(mutants, copies)
-    print(file=sys.stderr)
-    for mutant, fate in found:
-        test = mutant.test.removeprefix("tests/")
-        print(f"{mutant.kind:6} {mutant.rows:10} {mutant.name:42} {fate.splitlines()[0]:12} {test}")
     bad = [mutant.name for mutant, fate in found if not fate.startswith("killed")]
     print(f"{len(found)} mutants, {len(found) - len(bad)} killed, {time.monotonic() - begin:.0f} s")
     if bad:

@@ -518,6 +518,19 @@ def test_t3_half_closing_clients_get_their_answers() -> None:
         assert raw.statuses == [200] and raw.last.json["result"]["content"][0]["text"] == "n" and raw.ended
 
 
+def test_t3_half_closing_at_once_does_not_keep_a_call_for_ever() -> None:
+    """C24: whether such a client still listens cannot be seen, so it is not waited for long."""
+    scene = scene_of()
+    scene.run(1.0)
+    raw = Raw(scene)
+    raw.stream.send(call_of("silent", nonce="n"))
+    raw.half_close(wait_s=1.5)
+    job = scene.only.job("n")
+    assert job is not None and not job.cancelled and not raw.ended
+    scene.run(1.0)
+    assert job.cancelled and raw.ended and raw.statuses == []
+
+
 def test_t3_half_closing_later_is_going_away() -> None:
     """C24: the sooner a call is stopped that nobody waits for, the better."""
     scene = scene_of()
