@@ -409,6 +409,8 @@ class HttpClient:
             return
         self._disarm()
         trailing = self._codec.take_trailing()
+        if self.conn is not None:
+            self.conn.release("pipelined")  # what came along is taken
         self._write([found.response])
         upgrade(self, trailing)
 
@@ -419,8 +421,11 @@ class HttpClient:
     def _complete(self, body: bytes) -> None:
         self._disarm()
         self.body_bytes = len(body)
+        expires = self.grant.expires_wall
         if self._limited is not None:
             self._too_soon(self._limited, body)
+        elif self.head is not None and expires is not None and not self.hub.wall < expires:
+            self._admit(self.head, body)  # the credentials have expired while the body came
         else:
             self._dispatch(body)
 
@@ -558,7 +563,7 @@ class HttpClient:
 
     def expel(self) -> None:
         """What is under way was opened with credentials that are gone; the next request is judged anew."""
-        if self.reply is not None:
+        if self.reply is not None or self.head is not None:
             self.stop()
 
     @property

@@ -146,7 +146,7 @@ class Addresses:
         told = self._told(headers)
         found = ip if told is None else told
         if found is None:
-            return NOWHERE
+            return None if self._allow else NOWHERE  # who may be anybody is on no list
         return self._source(found, told is not None) if self._admits(found) else None
 
     @staticmethod

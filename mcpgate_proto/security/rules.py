@@ -90,10 +90,11 @@ class _Rule:
             if names is not None
         }
         self.rename = config.rename
-        self.arguments: _Arguments | None = None
-        if config.arguments:
-            found = {_folded(name): _filter(names) for name, names in config.arguments.items()}
-            self.arguments = _Arguments(globs(config.only_tools), found)
+        # Apart, since two names may be the same in the form that compares.
+        self.arguments = tuple(
+            _Arguments(globs(config.only_tools), {_folded(name): _filter(names)})
+            for name, names in config.arguments.items()
+        )
 
     def applies(self, principal: str, server: str) -> bool:
         return (
@@ -125,7 +126,7 @@ class Rules:
                     for kind in ("tools", "prompts", "resources")
                 },
                 tuple(rule.rename for rule in applying if rule.rename),
-                tuple(rule.arguments for rule in applying if rule.arguments is not None),
+                tuple(one for rule in applying for one in rule.arguments),
             )
         return found
 
@@ -215,4 +216,5 @@ def _texts(value: Any) -> Iterator[str]:
         elif isinstance(one, list):
             left.extend(one)
         else:
-            yield json.dumps(one)
+            # 1.0 and 1e0 are 1 to most readers.
+            yield json.dumps(int(one) if isinstance(one, float) and one.is_integer() else one)

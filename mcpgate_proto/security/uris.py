@@ -26,6 +26,7 @@ _NESTED: Final = 4
 # What URL parsers leave out (WHATWG URL section 4.4), wherever it stands and at the ends.
 _DROPPED: Final = {ord(char): None for char in "\t\n\r"}
 _ENDS: Final = "".join(map(chr, range(0x21)))
+_DEFAULT_PORTS = {"http": ":80", "https": ":443", "ws": ":80", "wss": ":443", "ftp": ":21"}
 
 
 class Spellings(msgspec.Struct, frozen=True):
@@ -48,6 +49,7 @@ def spellings(uri: str) -> Spellings:
         sure.append(_resolved(whole)[1])  # some take a path from the query
     likely = [plain, flat, cleaned, whole]
     likely += [_collapsed(one) for one in (plain, flat)]
+    likely += _of_the_web(head)
     inner = whole
     for _ in range(_NESTED):
         if not inner.startswith(_SCHEME):
@@ -96,6 +98,21 @@ def _resolved(uri: str) -> tuple[str, str]:
         authority = ""
     plain = f"{scheme}//{authority}" + _without_dots(slash + path)
     return plain, f"{scheme}//" + _without_dots(authority + slash + path)
+
+
+def _of_the_web(uri: str) -> list[str]:
+    """As URL parsers of browsers read it: any number of slashes, no user, no default port, no last dot; and
+    the host of a file is ignored by many (URL standard, sections 4.4 and 4.5)."""
+    scheme, colon, tail = uri.partition(":")
+    scheme = scheme.lower()
+    if scheme == "file" and tail.startswith("//"):
+        return ["file://" + _without_dots("/" + tail[2:].partition("/")[2])]
+    port = _DEFAULT_PORTS.get(scheme)
+    if not colon or port is None:
+        return []
+    authority, slash, path = tail.lstrip("/").partition("/")
+    host = authority.rpartition("@")[2].lower().removesuffix(port).removesuffix(".")
+    return [f"{scheme}://{host}" + _without_dots(slash + path)]
 
 
 def _without_dots(path: str) -> str:

@@ -298,6 +298,16 @@ def test_a_proxy_on_a_unix_socket_is_trusted_if_that_is_said() -> None:
     assert ignored is not None and not ignored.text
 
 
+@pytest.mark.parametrize("told", [[], [(XFF, "unknown")], [(XFF, "10.0.0.1, unix:")]])
+def test_behind_a_proxy_on_a_unix_socket_nobody_in_particular_is_on_no_list(
+    told: list[tuple[str, str]],
+) -> None:
+    unix = Peer(kind="unix", uid=33)
+    assert (
+        policy(trusted_proxies=("unix",), allow_cidrs=("10.0.0.0/8",)).requesting(unix, fields(*told)) is None
+    )
+
+
 def test_a_proxys_own_address_is_no_callers() -> None:
     """All its clients would be counted as one."""
     for found in (

@@ -396,3 +396,40 @@ def test_the_token_of_a_client_never_reaches_a_server() -> None:
         assert "content" in json.dumps(scene.done(client.tool("echo", token="t")).result)
         heard = repr(scene.only.requests).lower()
         assert "mcp" in heard and "authorization" not in heard and KEY["ci"] not in heard
+
+
+def _begun(visited: Porch, key: Headers) -> tuple[Visitor, bytes]:
+    """A request that was let in and whose body is still coming; and what is missing of it."""
+    whole = request("POST", "/mcp", [("Content-Type", "application/json"), *key], initialize())
+    visitor = visited.visit()
+    visitor.send(whole[:-20])
+    return visitor, whole[-20:]
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["its key is gone", "anonymous before"])
+def test_a_body_that_still_comes_when_its_credentials_go(named: bool) -> None:
+    visited = Porch(AuthConfig(keys=configured("ci", "ops")) if named else AuthConfig())
+    visitor, _rest = _begun(visited, CI if named else [])
+    visited.reload(AuthConfig(keys=configured("ops")))
+    assert visitor.closed and visited.gateway.snapshot().sessions == 0
+
+
+@pytest.mark.parametrize(("wait_s", "status"), [(3.0, 200), (9.0, 401)])
+def test_a_body_that_ends_when_its_credentials_have_expired(wait_s: float, status: int) -> None:
+    visited = Porch(AuthConfig(keys=configured("ci", ci=WALL + 5)))
+    visitor, rest = _begun(visited, CI)
+    visited.run(wait_s)
+    visitor.send(rest)
+    assert visitor.last().status == status
+
+
+def test_a_socket_whose_first_frame_came_with_the_upgrade_is_read_on() -> None:
+    visited = late_keys()
+    visited.run(0.1)
+    visitor = visited.visit()
+    ping = b'{"jsonrpc":"2.0","id":1,"method":"ping"}'
+    frame = bytes([0x81, 0x80 | len(ping)]) + bytes(4) + ping
+    visitor.send(request("GET", "/mcp", [*UPGRADE, *bearer(token(exp=WALL + 10**7))], None) + frame)
+    visited.serve_now()
+    visited.run(0.1)
+    assert visitor.last().status == 101 and visitor.conn not in visited.paused

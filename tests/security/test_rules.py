@@ -164,6 +164,19 @@ def test_arguments_may_be_allowed_only() -> None:
     assert made.covers(ALICE, "git", "tools"), "an unlisted name must not get around it"
 
 
+@pytest.mark.parametrize("value", [1, 1.0, 1e0, 10e-1])
+def test_a_number_is_judged_however_it_is_spelled(value: float) -> None:
+    made = rules(R(arguments={"n": Names(deny=("1",))}))
+    assert made.refused_argument(ALICE, "git", "push", {"n": value}) == "n"
+    assert made.refused_argument(ALICE, "git", "push", {"n": 2.0}) is None
+
+
+def test_names_of_arguments_that_differ_in_case_are_both_judged() -> None:
+    made = rules(R(arguments={"path": Names(deny=("/etc/*",)), "Path": Names(deny=("/x",))}))
+    for value in ("/etc/passwd", "/x"):
+        assert made.refused_argument(ALICE, "git", "push", {"path": value}) == "path"
+
+
 def test_principals_without_number_do_not_fill_memory() -> None:
     made = rules(R(tools=deny("x")))
     for number in range(KEPT * 3):

@@ -51,6 +51,26 @@ SAME_FILE = [
 ]
 
 
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "https://x@internal/s",
+        "https:/internal/s",
+        "https:internal/s",
+        "https:////internal/s",
+        "https://internal:443/s",
+        "https://internal./s",
+        "HTTPS://user:word@INTERNAL.:443/a/../s",
+        "file://127.0.0.1/etc/passwd",
+        "file://localhost:80/etc/passwd",
+    ],
+)
+def test_a_deny_holds_for_every_authority_that_is_read_as_the_same(uri: str) -> None:
+    made = Rules((RuleConfig(resources=Names(deny=("https://internal/*", "file:///etc/*"))),))
+    assert not made.lets(Principal("a"), "s", "resources", uri)
+    assert made.lets(Principal("a"), "s", "resources", "https://internal.example/s")
+
+
 @pytest.mark.parametrize("uri", SAME_FILE)
 def test_a_deny_holds_for_every_spelling(uri: str) -> None:
     """Rows 21 and 45: a server resolves what a prefix was compared with."""
