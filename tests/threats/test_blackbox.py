@@ -23,6 +23,8 @@ PLACES = ["tcp", "unix"]
 MOST_KB = 32 * 1024
 MASK = b"\x01\x02\x03\x04"
 TEXT, CLOSE, PING = 1, 8, 9
+pytestmark = pytest.mark.alone
+
 ROUTES = [
     "/mcp",
     "/sse",
