@@ -65,8 +65,9 @@ class Place(msgspec.Struct, frozen=True):
 _KINDS = [
     (ipaddress.ip_network(network), kind)
     for network, kind in (
-        # Metadata services outside of link-local: Alibaba, Oracle, AWS and Google over IPv6.
+        # Metadata services outside of link-local: Alibaba, Azure, Oracle, AWS and Google over IPv6.
         ("100.100.100.200/32", Kind.FORBIDDEN),
+        ("168.63.129.16/32", Kind.FORBIDDEN),
         ("192.0.0.0/24", Kind.FORBIDDEN),
         ("fd00:ec2::/32", Kind.FORBIDDEN),
         ("fd20:ce::/32", Kind.FORBIDDEN),

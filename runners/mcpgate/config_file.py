@@ -91,4 +91,6 @@ def _decoded(path: Path, data: bytes, problems: Problems) -> Any:
         problems.error("", f"is not TOML: {error}", "correct the line; texts need quotes")
     except (msgspec.DecodeError, RecursionError) as error:
         problems.error("", f"is not JSON: {error}", "correct it; JSON has no comments and no trailing commas")
+    except ValueError:
+        problems.error("", "holds a number that is too long", "write a shorter one")
     return None

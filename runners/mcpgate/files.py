@@ -89,6 +89,8 @@ def open_key(path: str, trust: Trust = ONLY_US) -> tuple[int, list[Complaint]]:
 
 def _opened(path: str, privacy: Privacy, trust: Trust) -> tuple[int, list[Complaint]]:
     complaints: list[Complaint] = []
+    if "\0" in path:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))  # no file has such a name
     if HANDED.match(path):
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC), complaints
     for _ in range(MOST_LINKS):

@@ -60,6 +60,10 @@ LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "e
 TRANSPORTS = ("stdio", "http", "sse", "websocket", "unix")
 
 
+# The tables of our own config; rules are read, and known, apart.
+OWN_TABLES = ("auth", "gateway", "server", "listen", "limits", "rate", "monitor", "rule")
+
+
 class SettingsError(Exception):
     """A config that cannot be used, with all its `problems`."""
 
@@ -155,7 +159,7 @@ class _Reader:
 
     def read(self, path: Path) -> Settings:
         root = self.root
-        root.known += ["auth", "gateway", "server", "listen", "limits", "rate", "monitor"]
+        root.known += OWN_TABLES
         rules = read_rules(root, self.problems)
         root.finish()
         limits = self._limits(root.values.get("limits", {}))
@@ -199,6 +203,12 @@ class _Reader:
         return Settings(config, path, log_file, runner, self.problems.warnings, audit=audit)
 
     def read_client_file(self, path: Path) -> Settings:
+        for name in OWN_TABLES:
+            if name in self.root.values:
+                told = "would be ignored: this file is the list of servers of an MCP client"
+                self.problems.error(
+                    name, told, "write [[server]] tables in place of `servers` or `mcpServers`"
+                )
         client_access(self.root.expander, insecure=self.insecure)
         self.env = self.processes.environment(self.env)
         entries = server_tables(self.root, self.problems, server_name_problem)

@@ -187,7 +187,12 @@ class Table:
 
     def _expanded(self, where: str, text: str) -> str:
         try:
-            return self.expander.expand(text)
+            value = self.expander.expand(text)
+            if "\0" not in value:
+                return value
+            # No path, argument, variable or header can hold one.
+            self.problems.error(where, "holds a NUL character", "remove it")
+            return ""
         except ExpandError as error:
             self.problems.error(where, error.problem, error.mend)
             return ""

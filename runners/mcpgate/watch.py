@@ -26,7 +26,7 @@ def signature(path: str) -> Signature:
     """Changes when the content may have: also when a link on the way leads elsewhere, as with Kubernetes."""
     try:
         found = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):  # the latter for a path with a NUL, which is told of elsewhere
         return None
     return found.st_mtime_ns, found.st_size, found.st_ino, found.st_dev, found.st_mode, found.st_uid
 

@@ -243,6 +243,34 @@ def test_each_problem_names_key_and_mend(
     assert said in found[key]
 
 
+@pytest.mark.parametrize(
+    "own", ['[auth]\nresource = "https://a.example"', "[gateway]", "[[listen]]\nport = 1"]
+)
+def test_what_a_clients_list_would_hide_is_told(tmp_path: Path, env: dict[str, str], own: str) -> None:
+    """`[servers.x]` is a client's spelling: with it, keys and rules of ours would not apply, unseen."""
+    found = problems(tmp_path, f'{own}\n[servers.a]\ncommand = "server"\n', env)
+    assert list(found) == [own.strip("[]").split("]")[0]]
+    assert "would be ignored" in next(iter(found.values()))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x = " + "1" * 5000, "too long"),
+        ('[[server]]\nname = "a"\ncommand = "server"\ncwd = "a\\u0000b"', "NUL"),
+        (
+            '[[server]]\nname = "a"\ntransport = "http"\nurl = "https://a.example"\n'
+            'headers = {A = "${file:a\\u0000b}"}',
+            "",
+        ),
+    ],
+)
+def test_odd_values_are_problems_and_no_tracebacks(
+    tmp_path: Path, env: dict[str, str], text: str, said: str
+) -> None:
+    assert said in "".join(problems(tmp_path, text, env).values())
+
+
 def test_sockets_and_other_transports(tmp_path: Path, env: dict[str, str]) -> None:
     text = (
         SERVER
