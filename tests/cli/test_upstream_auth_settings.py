@@ -166,6 +166,7 @@ BAD = [
     (f"{OAUTH}callback_port=70000", "server.a.oauth.callback_port", "65535"),
     (f"{OAUTH}ca_file='nope.pem'", "server.a.oauth.ca_file", "there is no file"),
     (SERVICE, "server.a.oauth.client_secret", "is missing"),
+    (f"{SERVICE}client_secret='${{env:SECRET}}'", "server.a.oauth.issuer", "shown to nobody else"),
     (
         f"{SERVICE}client_secret='${{env:SECRET}}'\ncallback_port=1",
         "server.a.oauth.callback_port",
