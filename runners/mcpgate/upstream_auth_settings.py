@@ -163,7 +163,7 @@ def _check_together(oauth: Table, found: OAuthConfig) -> None:
     if (found.client_secret or found.client_key) and not found.client_id and not found.client_metadata_url:
         note(oauth.key("client_id"), "is missing", "write the id that the secret belongs to")
     if found.client_secret and not found.issuer and not found.token_url:
-        # The server names the authorization server: it could name one of its own, and be shown the secret (J14).
+        # The server names the authorization server: it could name its own, and be shown the secret (J14).
         note(oauth.key("issuer"), "is missing", "write whose secret it is: it is shown to nobody else")
     if found.client_id and found.client_metadata_url:
         note(oauth.key("client_metadata_url"), "and client_id are two names of one client", "keep one")
