@@ -104,6 +104,9 @@ def world(sdk_python: str, sdk1_python: str, tmp_path_factory: pytest.TempPathFa
                     options["log_level"] = {"anna": "debug", "bert": "error"}[name]
                 clients[mode].append(SdkClient(sdk_python, **options))
                 owned.append(clients[mode][-1])
+        for client in (one for mode in MODES for one in clients[mode]):
+            # Its answer shows that the session is open: until then nobody tells it of changes (F4).
+            client.do("tools")
         yield World(peers, gateway, clients, owned)
     finally:
         end_all(owned)
