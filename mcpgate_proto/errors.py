@@ -1,7 +1,8 @@
-"""The two ways in which the protocol core speaks of misuse.
+"""How the core and the program speak of misuse.
 
-Owns: `LocalProtocolError` (the runner misused the core) and `RemoteProtocolError` (a peer did; used
-inside the core only). Must never: let a `RemoteProtocolError` escape from a public method of `Gateway`.
+Owns: `LocalProtocolError` (the runner misused the core), `RemoteProtocolError` (a peer did; used inside the
+core only) and `ConfigError` (a setting cannot be used).
+Must never: let a `RemoteProtocolError` escape from a public method of `Gateway`.
 """
 
 from __future__ import annotations

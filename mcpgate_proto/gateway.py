@@ -45,6 +45,7 @@ from mcpgate_proto.relay.relay import Relay
 from mcpgate_proto.relay.tally import Tallies
 from mcpgate_proto.security.address import Source
 from mcpgate_proto.security.gate import Authenticator, Gate
+from mcpgate_proto.security.principal import Principal
 from mcpgate_proto.timers import Timer
 from mcpgate_proto.upstream.desk import Desk
 from mcpgate_proto.upstream.fetch import Fetcher
@@ -391,7 +392,7 @@ class Gateway:
     # -- commands
 
     def reload(self, now: float, config: GatewayConfig) -> None:
-        """Take over changed servers and limits; what did not change, or only in the headers that it is sent,
+        """Take over another config; a server that did not change, or only in the headers that it is sent,
         keeps its sessions and children. Listeners stay as they are."""
         self._enter(now)
         hub = self._hub
@@ -415,6 +416,7 @@ class Gateway:
                     self._servers[one.name].start()
         if [one.config for one in self._listeners.values()] != list(config.listeners):
             hub.emit("warning", "listeners_kept", mend="changed [[listen]] tables need a restart")
+        self._relay.judge_again()
         self._relay.watch_again({name for name in self._servers if name not in kept})
         for kind in ("tools", "prompts", "resources"):
             self._relay.interests.changed(None, kind)
@@ -431,7 +433,12 @@ class Gateway:
             if lost(client.principal) or one.gate.keeps_out(client.principal):
                 client.expel()
         gates = [one.gate for one in self._listeners.values() if one.config.kind == "http"]
-        self._sessions.expel(lambda who: lost(who) or all(gate.keeps_out(who) for gate in gates))
+
+        def out(who: Principal) -> bool:
+            return lost(who) or (bool(gates) and all(gate.keeps_out(who) for gate in gates))
+
+        self._sessions.expel(out)
+        self._modern.parking.expel(out)
 
     def login(self, now: float, server: str, principal: str) -> None:
         """Have somebody at this machine log in to `server` for `principal`. The records `login_done`,

@@ -294,14 +294,12 @@ class Hub:
     def emit(self, level: str, event: str, **fields: Scalar) -> None:
         """One record for the log, its fields in the order given. Text is cut: some of it is a peer's."""
         if SEVERITIES.index(level) >= self._least:
-            cut = [(name, one[:TEXT] if isinstance(one, str) else one) for name, one in fields.items()]
-            self._effects.append(Emit(Record(level, event, tuple(cut))))
+            self._effects.append(Emit(Record(level, event, _cut(fields))))
 
     def audit(self, event: str, **fields: Scalar) -> None:
         """One record of the audit stream, where there is one: whatever its level, and never suppressed."""
         if self.config.audit:
-            cut = [(name, one[:TEXT] if isinstance(one, str) else one) for name, one in fields.items()]
-            self._effects.append(Emit(Record("info", event, tuple(cut), "audit")))
+            self._effects.append(Emit(Record("info", event, _cut(fields), "audit")))
 
     def count(self, name: str) -> None:
         self.counters[name] = self.counters.get(name, 0) + 1
@@ -394,3 +392,7 @@ class Hub:
         known = self._lookups.pop(lookup, None)
         for answer in known[1] if known is not None else ():
             answer(addresses, reason)
+
+
+def _cut(fields: dict[str, Scalar]) -> tuple[tuple[str, Scalar], ...]:
+    return tuple((name, one[:TEXT] if isinstance(one, str) else one) for name, one in fields.items())

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fuzz.sim.http_clients import Wire
     from fuzz.sim.world import World
 
-__all__ = ["FORM", "Call", "Client", "LegacyPipe", "ModernPipe", "PipeClient", "key"]
+__all__ = ["FORM", "Call", "Client", "LegacyPipe", "ModernPipe", "PipeClient", "forsake", "key"]
 
 FORM: Message = {"elicitation": {}}
 
@@ -89,10 +89,19 @@ class Call:
         return self.last.answered_at - self.sent_at
 
 
+def forsake(open: dict[Any, list[Call]]) -> None:
+    """Their connection is gone: no answer will come for these."""
+    for waiting in open.values():
+        for call in waiting:
+            call.closed = True
+    open.clear()
+
+
 class Client:
     """What all model clients share."""
 
     modern = False
+    version = ""  # what a handshake asks for
     principal = "anonymous"
 
     def __init__(self, world: World, name: str, *, capabilities: Message | None = None) -> None:
@@ -149,6 +158,15 @@ class Client:
             META + "clientCapabilities": self.capabilities,
             META + "clientInfo": {"name": self.name, "version": "1"},
         }
+
+    def introduce(self) -> Call:
+        """The handshake of a client that has one."""
+        params = {
+            "protocolVersion": self.version,
+            "capabilities": self.capabilities,
+            "clientInfo": {"name": self.name, "version": "1"},
+        }
+        return self.request("initialize", params)
 
     def send_request(self, call: Call, message: Message) -> None:
         raise NotImplementedError
@@ -359,10 +377,7 @@ class PipeClient(Client):
 
     def _lost(self) -> None:
         self.dead = True
-        for waiting in self._open.values():
-            for call in waiting:
-                call.closed = True
-        self._open.clear()
+        forsake(self._open)
 
     def leave(self) -> None:
         """Close stdin, as clients do."""
@@ -378,12 +393,7 @@ class LegacyPipe(PipeClient):
         return self
 
     def initialize(self) -> Call:
-        params = {
-            "protocolVersion": self.version,
-            "capabilities": self.capabilities,
-            "clientInfo": {"name": self.name, "version": "1"},
-        }
-        call = self.request("initialize", params)
+        call = self.introduce()
         self.send({"jsonrpc": "2.0", "method": "notifications/initialized"})
         return call
 

@@ -266,12 +266,7 @@ class LegacyHttp(HttpClient):
         self.main: list[http.Event] = []
 
     def open(self) -> LegacyHttp:
-        params = {
-            "protocolVersion": self.version,
-            "capabilities": self.capabilities,
-            "clientInfo": {"name": self.name, "version": "1"},
-        }
-        self.hello = self.request("initialize", params)
+        self.hello = self.introduce()
         return self
 
     def _base(self) -> list[tuple[str, str]]:

@@ -81,6 +81,7 @@ class AuthServer:
         self.clients: dict[str, Json] = {}
         self.tokens: dict[str, Issued] = {}
         self.refresh: dict[str, Issued] = {}
+        self.spent: dict[str, None] = {}  # refresh tokens that were good once
         self.codes: dict[str, _Grant] = {}
         self.requests: list[tuple[str, str, Json]] = []  # method, path, form or document
         self.problems: list[str] = []
@@ -235,11 +236,14 @@ class AuthServer:
 
     def _by_refresh(self, form: Json, client: str) -> tuple[str, Json]:
         told = form.get("refresh_token", "")
+        if told in self.spent:
+            self.problems.append("a refresh token that was used up")
         old = self.refresh.get(told)
         if old is None or old.client != client:
             return "400 Bad Request", {"error": "invalid_grant"}
         if self.rotates:
             del self.refresh[told]
+            self.spent[told] = None
         if form.get("resource") != old.resource:
             self.problems.append("refresh for another resource")
         return self._issue(client, old.resource, old.scopes, old.subject, self.rotates)
@@ -265,17 +269,11 @@ class AuthServer:
         self.tokens.clear()
 
 
-class _AuthConn:
-    """One connection to it."""
+class _Peer:
+    """What the network calls of a connection with HTTP on it, which `_reader` reads."""
 
     stream: Stream
-
-    def __init__(self, server: AuthServer) -> None:
-        self._server = server
-        self._reader = http.MessageReader(self._opened, self._body, self._ended, requests=True)
-        self._start = ""
-        self._headers: http.Headers = {}
-        self._parts: list[bytes] = []
+    _reader: http.MessageReader
 
     def opened(self) -> None:
         pass
@@ -288,6 +286,17 @@ class _AuthConn:
 
     def gone(self) -> None:
         pass
+
+
+class _AuthConn(_Peer):
+    """One connection to it."""
+
+    def __init__(self, server: AuthServer) -> None:
+        self._server = server
+        self._reader = http.MessageReader(self._opened, self._body, self._ended, requests=True)
+        self._start = ""
+        self._headers: http.Headers = {}
+        self._parts: list[bytes] = []
 
     def _opened(self, start: str, headers: http.Headers) -> None:
         self._start, self._headers, self._parts = start, headers, []
@@ -426,10 +435,8 @@ class Browser:
         return page
 
 
-class _Page:
+class _Page(_Peer):
     """One request of the browser and what it got."""
-
-    stream: Stream
 
     def __init__(self, target: str, host: str, headers: dict[str, str]) -> None:
         self.connected = False
@@ -442,15 +449,6 @@ class _Page:
 
     def opened(self) -> None:
         self.stream.send(http.head(f"GET {self._target} HTTP/1.1", self._request, None))
-
-    def data(self, data: bytes) -> None:
-        self._reader.feed(data)
-
-    def eof(self) -> None:
-        self.stream.close()
-
-    def gone(self) -> None:
-        pass
 
     def _opened(self, start: str, headers: http.Headers) -> None:
         self.status, self.headers = int(start.split(" ")[1]), headers

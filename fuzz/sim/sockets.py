@@ -11,7 +11,7 @@ from base64 import b64encode
 from typing import TYPE_CHECKING, Any
 
 from fuzz.sim import http
-from fuzz.sim.clients import Call, LegacyPipe, ModernPipe, PipeClient, key
+from fuzz.sim.clients import Call, LegacyPipe, ModernPipe, PipeClient, forsake, key
 from fuzz.sim.http_clients import HttpClient, Wire
 from fuzz.sim.servers import HttpConn, Process
 from fuzz.sim.talk import Message, Talk
@@ -170,13 +170,8 @@ class LegacySse(HttpClient):
         self.hello: Call
 
     def open(self) -> LegacySse:
-        params = {
-            "protocolVersion": self.version,
-            "capabilities": self.capabilities,
-            "clientInfo": {"name": self.name, "version": "1"},
-        }
         # Sent once the endpoint is known.
-        self.hello = self.request("initialize", params)
+        self.hello = self.introduce()
         self.main = Wire(self)
         self.wires.append(self.main)
         self.main.on_end = self._lost
@@ -237,10 +232,7 @@ class LegacySse(HttpClient):
 
     def _lost(self) -> None:
         self.dead = True
-        for waiting in self._open.values():
-            for call in waiting:
-                call.closed = True
-        self._open.clear()
+        forsake(self._open)
         for wire in list(self.wires):
             wire.close()
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mcpgate_proto.downstream import audited
+from mcpgate_proto.downstream.live import HINTS
 from mcpgate_proto.downstream.outlet import Outlet
 from mcpgate_proto.downstream.tasks import LegacyIds
 from mcpgate_proto.mcp import content
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from mcpgate_proto.downstream.session import ClientSession
 
 __all__ = ["LegacyCall"]
-
-HINTS = ("ttlMs", "cacheScope")
 
 
 class LegacyCall:

@@ -304,7 +304,7 @@ class HttpClient:
 
     def _open_to_all(self, head: http1.RequestHead) -> None:
         if head.method not in ("GET", "HEAD") or head.has_body:
-            self.refuse(405, "the method is not allowed here", [("Allow", "GET, HEAD")])
+            self.not_allowed("GET, HEAD")
         else:
             self._open[head.path].get(self, head)
 
@@ -368,7 +368,7 @@ class HttpClient:
         elif head.method == "OPTIONS":
             self._preflight(head)
         elif head.method not in ("GET", "POST", "DELETE"):
-            self.refuse(405, "the method is not allowed here", [("Allow", ALLOWED_METHODS)])
+            self.not_allowed(ALLOWED_METHODS)
         elif (limited := self._pace.rates.principal(self.principal)) is not None:
             self._wait(limited, head)
         elif head.method == "POST":
@@ -474,6 +474,10 @@ class HttpClient:
         body = jsonrpc.encode_error(None, jsonrpc.INVALID_REQUEST, reason)
         self.respond(status, [("Content-Type", JSON), *(headers or [])], body, close=close)
 
+    def not_allowed(self, methods: str) -> None:
+        """The path has only `methods`."""
+        self.refuse(405, "the method is not allowed here", [("Allow", methods)])
+
     def respond(
         self, status: int, headers: list[tuple[str, str]], body: bytes = b"", *, close: bool = False
     ) -> None:
@@ -569,7 +573,3 @@ class HttpClient:
     @property
     def busy(self) -> bool:
         return self.reply is not None and self.reply.owed
-
-    @property
-    def idle(self) -> bool:
-        return self.reply is None and self._codec.phase is http1.Phase.HEAD

@@ -124,10 +124,10 @@ class SseOpen:
         http.stream(sse.encode_event(target.encode(), event="endpoint"))
 
     def post(self, http: HttpClient, head: http1.RequestHead, body: bytes) -> None:
-        http.refuse(405, "the method is not allowed here", [("Allow", "GET, OPTIONS")])
+        http.not_allowed("GET, OPTIONS")
 
     def delete(self, http: HttpClient, head: http1.RequestHead) -> None:
-        http.refuse(405, "the method is not allowed here", [("Allow", "GET, OPTIONS")])
+        http.not_allowed("GET, OPTIONS")
 
     def ended(self, stream: SseStream) -> None:
         self.streams.pop(stream.id, None)
@@ -187,7 +187,7 @@ class SseMessages:
             stream.session.handle(message, outlet)
 
     def get(self, http: HttpClient, head: http1.RequestHead) -> None:
-        http.refuse(405, "the method is not allowed here", [("Allow", "POST, OPTIONS")])
+        http.not_allowed("POST, OPTIONS")
 
     def delete(self, http: HttpClient, head: http1.RequestHead) -> None:
-        http.refuse(405, "the method is not allowed here", [("Allow", "POST, OPTIONS")])
+        http.not_allowed("POST, OPTIONS")

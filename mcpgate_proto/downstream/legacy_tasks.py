@@ -20,7 +20,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from mcpgate_proto.downstream import audited
-from mcpgate_proto.downstream.calls import HINTS, LegacyCall
+from mcpgate_proto.downstream.calls import LegacyCall
+from mcpgate_proto.downstream.live import HINTS
 from mcpgate_proto.downstream.outlet import Outlet
 from mcpgate_proto.mcp import content, meta, task_fields
 from mcpgate_proto.mcp.codes import Fault, FaultKind
@@ -77,9 +78,7 @@ class Augmented:
     def __init__(self, session: ClientSession, server: str, task: Raw) -> None:
         self._session = session
         self._server = server
-        most_s = session.hub.limits.kept_task_ttl_s
-        ttl_ms = task_fields.ttl_ms(values.object_or_empty(task))
-        self._ttl_s = most_s if ttl_ms is None else min(ttl_ms / 1000, most_s)
+        self._ttl_s = _kept_s(session, task_fields.ttl_ms(values.object_or_empty(task)))
 
     def became(self, task: Members) -> Members:
         """The result of the call, a task of the server's. Whatever it is by now, it begins `working`."""
@@ -217,9 +216,7 @@ class TaskRequest(LegacyCall):
         if task_fields.status_of(task) not in task_fields.TERMINAL:
             rest = values.without(task, "taskId", "inputRequests")
             told = {**rest, "status": jsonrpc.to_raw("cancelled")}
-            ttl_ms = task_fields.kept_ms(told)
-            most_s = self.session.hub.limits.kept_task_ttl_s
-            ttl_s = most_s if ttl_ms is None else min(ttl_ms / 1000, most_s)
+            ttl_s = _kept_s(self.session, task_fields.kept_ms(told))
             kept, principal = self.session.relay.kept_tasks, self.session.principal.id
             if kept.keep(principal, self.server, self._own, told, _CANCELLED, ttl_s):
                 task = told
@@ -277,6 +274,12 @@ class TaskRequest(LegacyCall):
             if exchange is not None:
                 heirs[0]._lead(exchange, asks)
         super().cancel(reason)
+
+
+def _kept_s(session: ClientSession, ttl_ms: int | None) -> float:
+    """How long what the gateway answers for itself is kept, where so much is asked for."""
+    most_s = session.hub.limits.kept_task_ttl_s
+    return most_s if ttl_ms is None else min(ttl_ms / 1000, most_s)
 
 
 def _too_late(status: str) -> Fault:

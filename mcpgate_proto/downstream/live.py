@@ -10,7 +10,7 @@ from typing import Protocol
 
 from mcpgate_proto.wire.jsonrpc import Raw
 
-__all__ = ["CHANGES", "COMPLETE", "FEATURES", "INPUT_REQUIRED", "Live", "Track"]
+__all__ = ["CHANGES", "COMPLETE", "FEATURES", "HINTS", "INPUT_REQUIRED", "Live", "Track"]
 
 # What a server may ask a client for, and the capability that allows it (I4, G6).
 FEATURES = {"elicitation/create": "elicitation", "sampling/createMessage": "sampling", "roots/list": "roots"}
@@ -19,6 +19,8 @@ CHANGES = {
     "promptsListChanged": "prompts",
     "resourcesListChanged": "resources",
 }
+# How long a modern client may keep a result, and for whom (H22).
+HINTS = ("ttlMs", "cacheScope")
 COMPLETE = Raw(b'"complete"')
 INPUT_REQUIRED = Raw(b'"input_required"')
 

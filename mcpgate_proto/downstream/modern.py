@@ -23,7 +23,7 @@ from mcpgate_proto.relay.catalog import Merged
 from mcpgate_proto.relay.exchange import Answer, Client, Members, Operation, Route
 from mcpgate_proto.relay.parking import Parking
 from mcpgate_proto.relay.relay import Profile, Relay
-from mcpgate_proto.relay.router import ROUTED
+from mcpgate_proto.relay.router import ROUTED, thing
 from mcpgate_proto.security.principal import Principal
 from mcpgate_proto.wire import jsonrpc, values
 from mcpgate_proto.wire.jsonrpc import Raw
@@ -225,7 +225,7 @@ class ModernFace:
             if call.done:
                 return
             if continued.server and continued.server != found.server:
-                call.failed(Fault(FaultKind.BAD_STATE, TOO_LATE))
+                call.failed(TOO_LATE)
                 return
             if turn.headers is not None and found.plan is not None:
                 wrong = mirror.verify(found.plan, turn.headers, params.get("arguments", values.EMPTY))
@@ -233,24 +233,19 @@ class ModernFace:
                     call.over()
                     _error(turn.request, turn.outlet, codes.HEADER_MISMATCH, wrong)
                     return
-            if continued.attempt > 1:
-                # L3: the user has opened the URLs, and the server asked again: it gets time to notice.
-                delay = min(2.0**continued.attempt, 30.0)
-                self.hub.after(delay, "opened URL", lambda: self._start(turn, call, found, continued))
-                return
             self._start(turn, call, found, continued)
 
-        plan = turn.headers is not None
-        self.relay.router.resolve(turn.method, params, turn.client, routed, plan=plan, server=name)
+        def resolve() -> None:
+            plan = turn.headers is not None
+            self.relay.router.resolve(turn.method, params, turn.client, routed, plan=plan, server=name)
+
+        if continued.attempt > 1:
+            # L3: the user has opened the URLs, and the server asked again: it gets time to notice.
+            self.hub.after(min(2.0**continued.attempt, 30.0), "opened URL", resolve)
+        else:
+            resolve()
 
     def _start(self, turn: Turn, call: ModernCall, route: Route, continued: Continuation) -> None:
-        if call.done:
-            return
-        told = turn.request.params
-        fault = self.relay.router.withdrawn(turn.client, route.server, turn.method, route.params, told)
-        if fault is not None:
-            call.failed(fault)
-            return
         call.server = route.server
         audited.routed(turn.outlet, route.server)
         level = turn.told.log_level
@@ -259,6 +254,7 @@ class ModernFace:
             params=route.params,
             meta=turn.told.rest,
             client=turn.client,
+            shown=thing(turn.method, turn.request.params)[1],
             log_level=jsonrpc.text(level) if level is not None else None,
             wants_progress=turn.told.progress_token is not None,
             answers=continued.answers,
@@ -282,14 +278,10 @@ class ModernFace:
         """A retry of a parked call (L1.5): its answers go to the server once they are all there."""
         parked = continued.parked
         assert parked is not None
-        own = parked.exchange.operation.params
-        fault = self.relay.router.withdrawn(turn.client, parked.server, turn.method, own, turn.request.params)
         audited.routed(turn.outlet, parked.server)
         limited = self.relay.again(parked.exchange)
         if limited is not None:  # its state stays good
-            fault = codes.rate_limited(limited.retry_after_ms)
-        if fault is not None:
-            self.refuse(turn, fault, parked.server)
+            self.refuse(turn, codes.rate_limited(limited.retry_after_ms), parked.server)
             return
         given = values.object_or_empty(continued.answers or values.EMPTY)
         for key in parked.asked_keys:

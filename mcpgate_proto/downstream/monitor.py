@@ -103,10 +103,10 @@ class _Read:
         raise NotImplementedError
 
     def post(self, http: HttpClient, head: http1.RequestHead, body: bytes) -> None:
-        http.refuse(405, "the method is not allowed here", [("Allow", "GET, OPTIONS")])
+        http.not_allowed("GET, OPTIONS")
 
     def delete(self, http: HttpClient, head: http1.RequestHead) -> None:
-        http.refuse(405, "the method is not allowed here", [("Allow", "GET, OPTIONS")])
+        http.not_allowed("GET, OPTIONS")
 
 
 class Ready(_Read):

@@ -20,7 +20,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from mcpgate_proto.downstream import audited
-from mcpgate_proto.downstream.live import FEATURES, INPUT_REQUIRED, Track
+from mcpgate_proto.downstream.live import FEATURES, HINTS, INPUT_REQUIRED, Track
 from mcpgate_proto.downstream.outlet import Outlet
 from mcpgate_proto.hub import SEVERITIES, Hub
 from mcpgate_proto.mcp import codes, content, extensions
@@ -47,7 +47,7 @@ __all__ = [
 CACHEABLE = ("resources/read",)
 TASK = Raw(b'"task"')
 Kept = Literal["upstream", "parked", "again", "task"]
-TOO_LATE = "params.requestState is not valid here (any more); start the call over"
+TOO_LATE = Fault(FaultKind.BAD_STATE, "params.requestState is not valid here (any more); start the call over")
 
 
 class Turn(msgspec.Struct, frozen=True):
@@ -120,13 +120,12 @@ class Rounds:
             return Continuation(Carry() if answers else None, answers)
         state = self._unseal(turn, told)
         if state is None:
-            return Fault(FaultKind.BAD_STATE, TOO_LATE)
+            return TOO_LATE
         if state.kind == "upstream":
             return Continuation(Carry(Raw(state.payload)), answers, server=state.server)
         if state.kind == "task":
             task = _task_state(state.payload)
-            late = Fault(FaultKind.BAD_STATE, TOO_LATE)
-            return Continuation(Carry(task=task), answers, server=state.server) if task else late
+            return Continuation(Carry(task=task), answers, server=state.server) if task else TOO_LATE
         if state.kind == "again":
             # Every URL that was asked for needs its own yes.
             agreed = len(actions) >= int(state.payload) and all(action == "accept" for action in actions)
@@ -135,7 +134,7 @@ class Rounds:
         parked = self.parking.find(state.payload.decode(), principal, state.bound, state.round)
         if parked is None:
             self.hub.count("parked_not_found")
-            return Fault(FaultKind.BAD_STATE, TOO_LATE)
+            return TOO_LATE
         return Continuation(answers=answers, parked=parked)
 
     def _unseal(self, turn: Turn, told: Raw) -> State | None:
@@ -284,8 +283,8 @@ class ModernCall:
         if carry.task is not None and undeclared_in(self._turn.client, asks) is not None:
             self._exchange.cancel("the client did not declare what the task asks for")
         if len(bytes(carry.state)) > self._rounds.hub.limits.request_state_bytes:
-            self._exchange.round_over()
-            self.failed(Fault(FaultKind.INTERNAL, "the server's requestState is too large to be carried"))
+            told = "the server's requestState is too large to be carried"
+            self._exchange.fail(Fault(FaultKind.INTERNAL, told))
             return
         server = self._exchange.server
         self._exchange.round_over()
@@ -353,7 +352,7 @@ class ModernCall:
             fitted = content.up_result(self._turn.method, result)
             if self._turn.method in CACHEABLE:
                 # H21, H22: a legacy server gives no hints, and there is no safe default but these.
-                hints: Members = {name: result[name] for name in ("ttlMs", "cacheScope") if name in result}
+                hints: Members = {name: result[name] for name in HINTS if name in result}
                 fitted = {**fitted, "ttlMs": Raw(b"0"), "cacheScope": Raw(b'"private"'), **hints}
             self._answerer.finish(self._turn, fitted)
 

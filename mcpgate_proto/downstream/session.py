@@ -35,7 +35,7 @@ from mcpgate_proto.relay.exchange import (
     Route,
 )
 from mcpgate_proto.relay.relay import Profile, Relay
-from mcpgate_proto.relay.router import ROUTED
+from mcpgate_proto.relay.router import ROUTED, thing
 from mcpgate_proto.relay.subscriptions import Interest
 from mcpgate_proto.security.principal import Principal
 from mcpgate_proto.wire import jsonrpc, values
@@ -82,8 +82,9 @@ class ClientSession:
         self.log_level: int | None = None
         self.calls: dict[LegacyCall, None] = {}
         self._questions: dict[int, Question] = {}
-        # Lists and subscriptions that are being answered; and of the latter, which are still wanted.
+        # The capabilities that the client was told of.
         self._declared: tuple[str, ...] = ()
+        # Lists and subscriptions that are being answered; and of the latter, which are still wanted.
         self._pending = 0
         self._subscribing: dict[str, bool] = {}
         self._next_question = 1
@@ -318,12 +319,26 @@ class ClientSession:
         if isinstance(explicit, Fault):
             self.refuse(request.id, outlet, explicit)
             return
+        self._route(request, self._accept(request, outlet), explicit)
+
+    def _route(
+        self,
+        request: jsonrpc.Request,
+        call: LegacyCall,
+        explicit: tuple[str | None, Members],
+        prepared: bool = False,
+    ) -> None:
         name, params = explicit
-        call = self._accept(request, outlet)
+        asks = "task" in params and self.relay.agrees_on_tasks(self.client)
 
         def routed(found: Route | Fault) -> None:
+            server = self.relay.servers.get(found.server) if isinstance(found, Route) else None
             if isinstance(found, Fault):
                 call.failed(found)
+            elif asks and not prepared and server is not None and server.face(self.client) is None:
+                # What becomes of it depends on the server, which is just being started, say; and meanwhile
+                # the rules may change.
+                server.prepare(self.client, lambda face: self._route(request, call, explicit, True))
             else:
                 self._start(request, call, found)
 
@@ -336,15 +351,6 @@ class ClientSession:
         return call
 
     def _start(self, request: jsonrpc.Request, call: LegacyCall, route: Route) -> None:
-        server = self.relay.servers.get(route.server)
-        asks = "task" in route.params and self.relay.agrees_on_tasks(self.client)
-        if asks and server is not None and server.face(self.client) is None:
-            # What becomes of it depends on the server, which is just being started, say.
-            server.prepare(self.client, lambda face: self._begin(request, call, route))
-        else:
-            self._begin(request, call, route)
-
-    def _begin(self, request: jsonrpc.Request, call: LegacyCall, route: Route) -> None:
         if call.done:
             return
         hop = values.object_or_empty(request.params.get("_meta", values.EMPTY))
@@ -365,6 +371,7 @@ class ClientSession:
             params=route.params,
             meta=meta.end_to_end(hop),
             client=self.client,
+            shown=thing(request.method, request.params)[1],
             log_level=SEVERITIES[self.log_level] if self.log_level is not None else None,
             wants_progress="progressToken" in hop,
             forwarded=call.outlet.forwarded,

@@ -129,7 +129,7 @@ class PipeClient:
             self.hub.count("malformed_messages")
             self.malformed += 1
             told = jsonrpc.encode_error(message.id, message.code, message.reason)  # type: ignore[union-attr]
-            self.send(told) if batch is None else batch.answered(told)
+            self._answer(told, batch)
         elif kind is jsonrpc.Request:
             self._request(message, batch)  # type: ignore[arg-type]
         elif kind is jsonrpc.Notification and self._cancels_modern(message):  # type: ignore[arg-type]
@@ -137,13 +137,20 @@ class PipeClient:
         elif self.session is not None:
             self.session.handle(message, None)  # type: ignore[arg-type]
 
+    def _answer(self, message: bytes, batch: Batch | None) -> None:
+        """An answer of our own, alone or in the batch that its request is part of."""
+        if batch is None:
+            self.send(message)
+        else:
+            batch.answered(message)
+
     def _too_soon(
         self, limited: Limited, message: jsonrpc.Message | jsonrpc.Malformed, batch: Batch | None
     ) -> None:
         """Refused; and for a moment nothing more is read, so that refusing does not become the work."""
         told = pace.refused(limited, message)
         if told is not None:
-            self.send(told) if batch is None else batch.answered(told)
+            self._answer(told, batch)
         conn = self.conn
         if conn is not None:
             conn.hold("rate")
@@ -158,18 +165,17 @@ class PipeClient:
         if len(self._outlets) >= self.hub.limits.calls_per_session:
             self.hub.count("requests_refused")
             told = jsonrpc.encode_error(request.id, codes.INTERNAL_ERROR, "too many requests are open")
-            self.send(told) if batch is None else batch.answered(told)
+            self._answer(told, batch)
         elif request.method == "initialize" and self.session is None:
             if values.text_of(request.params, "protocolVersion") is None:
                 told = jsonrpc.encode_error(
                     request.id, codes.INVALID_PARAMS, "params.protocolVersion is missing"
                 )
-                self.send(told) if batch is None else batch.answered(told)
+                self._answer(told, batch)
                 return
             if batch is not None:
-                batch.answered(
-                    jsonrpc.encode_error(request.id, codes.INVALID_REQUEST, "initialize in a batch")
-                )
+                told = jsonrpc.encode_error(request.id, codes.INVALID_REQUEST, "initialize in a batch")
+                batch.answered(told)
                 return
             # One session per connection; its id names it inside the gateway only.
             id = f"pipe {self.conn.id if self.conn is not None else 0}"

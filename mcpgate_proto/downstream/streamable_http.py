@@ -173,8 +173,9 @@ class McpEndpoint:
         batches = session is not None and session.session.revision.batches
         messages = jsonrpc.decode(body, self.hub.limits, allow_batch=batches)
         if batches and jsonrpc.is_batch(body) and not jsonrpc.is_empty_batch(body):
+            # A9: 2025-03-26 may send requests and notifications, or responses; `initialize` is never inside.
             assert session is not None
-            self._batch(http, head, session, messages)
+            self._legacy_post(http, session, messages, True)
             return
         message = messages[0]
         if isinstance(message, jsonrpc.Malformed):
@@ -222,16 +223,6 @@ class McpEndpoint:
         reply = PostReply(self, http, session, 1, False)
         reply.headers = [("Mcp-Session-Id", session.session.id)]
         session.session.initialize(message, self._audited(http, message, reply))
-
-    def _batch(
-        self,
-        http: HttpClient,
-        head: http1.RequestHead,
-        session: HttpSession,
-        messages: list[jsonrpc.Message | jsonrpc.Malformed],
-    ) -> None:
-        """A9: 2025-03-26 may send requests and notifications, or responses; `initialize` is never inside."""
-        self._legacy_post(http, session, messages, True)
 
     def _legacy_post(
         self,

@@ -1,4 +1,5 @@
-"""Tasks, passed through between peers of one era under sealed ids (N3, L22).
+"""Tasks, passed through under sealed ids (N3, L22): between peers of one era, and those of legacy servers to
+modern clients.
 
 Owns: the routing of `tasks/get`, `tasks/update` and `tasks/cancel` by the opened id, the client's form of ids
 in what comes back, and `TaskWatch`, the part of a `subscriptions/listen` that is about tasks of one server.
@@ -33,6 +34,7 @@ from mcpgate_proto.relay.exchange import (
     Route,
 )
 from mcpgate_proto.relay.relay import Relay
+from mcpgate_proto.relay.tasks import Handle
 from mcpgate_proto.timers import Timer
 from mcpgate_proto.wire import jsonrpc, values
 from mcpgate_proto.wire.jsonrpc import Raw
@@ -45,7 +47,6 @@ __all__ = [
     "TaskWatch",
     "declares",
     "handles",
-    "inner_result",
     "legacy_route",
     "route",
 ]
@@ -72,11 +73,10 @@ def route(relay: Relay, turn: Turn) -> Route | Fault:
     if not declares(turn):
         return codes.missing_capability(extensions.TASKS_NEEDED)
     params = values.without(turn.request.params, "_meta")
-    found = relay.tasks.open(turn.client.principal.id, values.text_of(params, "taskId"))
-    server = relay.servers.get(found.server) if found is not None else None
-    if found is None or server is None or not server.config.enabled:
+    found = _opened(relay, turn.client, params)
+    if found is None:
         return UNKNOWN
-    face = server.face(turn.client)
+    face = relay.servers[found.server].face(turn.client)
     if not found.session and face is not None and face.era is not Era.MODERN:
         return UNKNOWN
     if turn.method == "tasks/update":
@@ -85,6 +85,13 @@ def route(relay: Relay, turn: Turn) -> Route | Fault:
         except jsonrpc.JsonFault:
             return Fault(FaultKind.INVALID_PARAMS, "params.inputResponses is not an object")
     return Route(found.server, {**params, "taskId": jsonrpc.to_raw(found.id)}, session=found.session)
+
+
+def _opened(relay: Relay, client: Client, params: Members) -> Handle | None:
+    """The task of this client that `params` name, if its server is there."""
+    found = relay.tasks.open(client.principal.id, values.text_of(params, "taskId"))
+    server = relay.servers.get(found.server) if found is not None else None
+    return found if server is not None and server.config.enabled else None
 
 
 def shown_task(hub: Hub, client: Client, task: Members, session: str) -> Members | Fault:
@@ -169,11 +176,10 @@ def legacy_route(relay: Relay, client: Client, request: jsonrpc.Request) -> Rout
     if not relay.agrees_on_tasks(client):
         return codes.method_not_found(request.method)
     params = values.without(request.params, "_meta", "task")
-    found = relay.tasks.open(client.principal.id, values.text_of(params, "taskId"))
-    server = relay.servers.get(found.server) if found is not None else None
-    if found is None or server is None or not server.config.enabled:
+    found = _opened(relay, client, params)
+    if found is None:
         return UNKNOWN
-    face = server.face(client)
+    face = relay.servers[found.server].face(client)
     if face is not None and face.era is not (Era.LEGACY if found.session else Era.MODERN):
         return UNKNOWN
     return Route(found.server, {**params, "taskId": jsonrpc.to_raw(found.id)}, session=found.session)

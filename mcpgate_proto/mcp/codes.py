@@ -160,7 +160,7 @@ def missing_capability(required: Raw) -> Fault:
     return Fault(FaultKind.MISSING_CAPABILITY, told, data=required)
 
 
-def url_elicitation(data: Raw, message: str = "the user has to open a URL first") -> Fault:
+def url_elicitation(message: str, data: Raw) -> Fault:
     """`data` is an object with `elicitations`, as -32042 carries it."""
     return Fault(FaultKind.URL_ELICITATION, message, data=data)
 
@@ -331,7 +331,7 @@ def _from_error(code: int, message: str, data: Raw, method: str, params: dict[st
     if code == INVALID_PARAMS:
         return Fault(FaultKind.INVALID_PARAMS, message, data=data)
     if code == URL_ELICITATION_REQUIRED and bytes(_object(data).get("elicitations", Raw(b"")))[:1] == b"[":
-        return Fault(FaultKind.URL_ELICITATION, message, data=data)
+        return url_elicitation(message, data)
     return peer(code, message, data)
 
 

@@ -28,7 +28,6 @@ from mcpgate_proto.mcp.content_questions import (
     bare_answer,
     declares,
     down_question,
-    embedded,
     error_answer,
     lacking,
     up_question,
@@ -50,7 +49,6 @@ __all__ = [
     "down_params",
     "down_question",
     "down_result",
-    "embedded",
     "error_answer",
     "lacking",
     "tool_failure",
@@ -79,8 +77,8 @@ def down_result(method: str, result: Members, revision: Revision) -> Members:
     if revision.result_type:
         return result
     kept = _without_modern_members(result)
-    if "_meta" in kept:
-        kept = _with_meta(kept, related_task=revision.tasks)
+    # `related-task` is for peers with tasks (L22).
+    kept = meta.bare(kept, meta.RELATED_TASK) if revision.tasks else meta.bare(kept)
     if method == "tools/call":
         kept = down_structured(kept, revision)
         if "content" in kept:
@@ -97,9 +95,7 @@ def up_result(method: str, result: Members) -> Members:
     Whoever sends it adds `resultType` (L6) and, for what can be cached, `ttlMs` and `cacheScope` (H22): what
     a legacy server may have put there is not meant so.
     """
-    kept = _without_modern_members(result)
-    if "_meta" in kept:
-        kept = _with_meta(kept, related_task=False)
+    kept = meta.bare(_without_modern_members(result))
     if method == "completion/complete" and "completion" in kept:
         kept = _replaced(kept, "completion", _up_completion(kept["completion"]))
     return kept
@@ -121,20 +117,6 @@ def _without_modern_members(result: Members) -> Members:
     if "resultType" in result or "ttlMs" in result or "cacheScope" in result:
         return values.without(result, *_MODERN_ONLY)
     return result
-
-
-def _with_meta(result: Members, *, related_task: bool) -> Members:
-    """Facts of the other hop leave `_meta` (L0.1); `related-task` is for peers with tasks (L22)."""
-    told = values.object_or_empty(result["_meta"])
-    kept = meta.end_to_end(told)
-    if related_task and meta.RELATED_TASK in told:
-        kept[meta.RELATED_TASK] = told[meta.RELATED_TASK]
-    if len(kept) == len(told):
-        return result
-    rest = values.without(result, "_meta")
-    if kept:
-        rest["_meta"] = jsonrpc.encode_object(kept)
-    return rest
 
 
 def _replaced(members: Members, name: str, value: Raw) -> Members:

@@ -31,7 +31,6 @@ __all__ = [
     "bare_answer",
     "declares",
     "down_question",
-    "embedded",
     "error_answer",
     "lacking",
     "up_question",
@@ -46,7 +45,12 @@ _LEGACY_ONLY = ("task", "elicitationId")
 _CANCEL = Raw(b'{"action":"cancel"}')
 _DECLINE = Raw(b'{"action":"decline"}')
 _NONE = Raw(b'"none"')
+# Capabilities that a question may need.
+_ELICITATION = Raw(b'{"elicitation":{}}')
 _URL_MODE = Raw(b'{"elicitation":{"url":{}}}')
+_SAMPLING = Raw(b'{"sampling":{}}')
+_SAMPLING_TOOLS = Raw(b'{"sampling":{"tools":{}}}')
+_ROOTS = Raw(b'{"roots":{}}')
 _PRIMITIVES = frozenset({"string", "number", "integer", "boolean"})
 
 
@@ -77,22 +81,9 @@ def up_question(method: str, params: Members, *, aggregated: bool = False) -> Me
     return kept
 
 
-def embedded(method: str, params: Members) -> Members:
-    """`up_question` for a client with this one server behind its endpoint."""
-    return up_question(method, params)
-
-
 def _bare(params: Members) -> Members:
     """A copy without the ids, the task and the facts of the hop that the question came over (L0.1)."""
-    kept = values.without(params, *_LEGACY_ONLY)
-    if "_meta" in kept:
-        told = values.object_or_empty(kept["_meta"])
-        rest = meta.end_to_end(told)
-        if not rest:
-            del kept["_meta"]
-        elif len(rest) != len(told):
-            kept["_meta"] = jsonrpc.encode_object(rest)
-    return kept
+    return meta.bare(values.without(params, *_LEGACY_ONLY))
 
 
 def _narrow_context(params: Members) -> None:
@@ -127,7 +118,7 @@ def down_question(
         return _down_sampling(kept, revision, capabilities)
     if method != ROOTS:
         return _unsupported("the server asked for something that no client of a legacy revision knows")
-    return kept if _declared(capabilities, "roots") else _lacking(b'{"roots":{}}')
+    return kept if _declared(capabilities, "roots") else _lacking(_ROOTS)
 
 
 def _declared(capabilities: Members, name: str) -> bool:
@@ -141,16 +132,16 @@ def lacking(method: str, params: Members, capabilities: Members) -> Raw | None:
     if method == ELICIT:
         return _lacking_mode(values.text_of(params, "mode") == "url", capabilities)
     if method == ROOTS:
-        return None if _declared(capabilities, "roots") else Raw(b'{"roots":{}}')
+        return None if _declared(capabilities, "roots") else _ROOTS
     if not _declared(capabilities, "sampling"):
-        return Raw(b'{"sampling":{}}')
+        return _SAMPLING
     modes = values.object_or_empty(capabilities["sampling"])
-    return Raw(b'{"sampling":{"tools":{}}}') if "tools" in params and "tools" not in modes else None
+    return _SAMPLING_TOOLS if "tools" in params and "tools" not in modes else None
 
 
 def _lacking_mode(url: bool, capabilities: Members) -> Raw | None:
     if not _declared(capabilities, "elicitation"):
-        return _URL_MODE if url else Raw(b'{"elicitation":{}}')
+        return _URL_MODE if url else _ELICITATION
     modes = values.object_or_empty(capabilities["elicitation"])
     if url:
         return None if _declared(modes, "url") else _URL_MODE
@@ -171,8 +162,8 @@ def declares(capabilities: Members, required: Members) -> bool:
     return True
 
 
-def _lacking(required: bytes) -> Refused:
-    return Refused(fault=codes.missing_capability(Raw(required)))
+def _lacking(required: Raw) -> Refused:
+    return Refused(fault=codes.missing_capability(required))
 
 
 def _unsupported(why: str) -> Refused:
@@ -190,7 +181,7 @@ def _down_elicitation(
         return _unsupported("the server asked in a mode that is neither form nor url")
     url = mode == "url"
     if not revision.elicitation or (url and not revision.elicitation_url):
-        return _lacking(_URL_MODE if url else b'{"elicitation":{}}')  # L3
+        return _lacking(_URL_MODE if url else _ELICITATION)  # L3
     missing = _lacking_mode(url, capabilities)
     # Before 2025-11-25 there are no modes to declare.
     if missing is not None and (revision.elicitation_url or not _declared(capabilities, "elicitation")):
@@ -270,11 +261,11 @@ def _titled_options(one_of: Raw) -> Members | None:
 
 def _down_sampling(params: Members, revision: Revision, capabilities: Members) -> Members | Refused:
     if not _declared(capabilities, "sampling"):
-        return _lacking(b'{"sampling":{}}')
+        return _lacking(_SAMPLING)
     declared = values.object_or_empty(capabilities["sampling"])
     tools = revision.sampling_tools and _declared(declared, "tools")
     if not tools and ("tools" in params or "toolChoice" in params):
-        return _lacking(b'{"sampling":{"tools":{}}}')  # I4
+        return _lacking(_SAMPLING_TOOLS)  # I4
     messages = values.items(params.get("messages", values.EMPTY))
     if messages is None:
         return _unsupported("the server's question has no messages")
@@ -330,7 +321,7 @@ def _down_sampling_block(block: Raw, revision: Revision, *, tools: bool) -> Raw 
     kind = values.text_of(members, "type")
     if kind in ("tool_use", "tool_result"):
         if not tools:
-            return _lacking(b'{"sampling":{"tools":{}}}')
+            return _lacking(_SAMPLING_TOOLS)
         if kind == "tool_result":
             kept = down_structured(members, revision)
             return block if kept is members else jsonrpc.encode_object(kept)

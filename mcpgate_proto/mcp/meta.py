@@ -16,9 +16,11 @@ __all__ = [
     "CLIENT_INFO",
     "LOG_LEVEL",
     "PROTOCOL_VERSION",
+    "RELATED_TASK",
     "SERVER_INFO",
     "SUBSCRIPTION_ID",
     "RequestMeta",
+    "bare",
     "declared_in",
     "declaring",
     "end_to_end",
@@ -62,6 +64,19 @@ class RequestMeta(msgspec.Struct, frozen=True):
 def end_to_end(members: dict[str, Raw]) -> dict[str, Raw]:
     """What passes from hop to hop: vendor keys and trace context (L0.1, M2)."""
     return {key: raw for key, raw in members.items() if key not in HOP_KEYS}
+
+
+def bare(message: dict[str, Raw], *kept: str) -> dict[str, Raw]:
+    """Params or a result with what of their `_meta` is end to end, and the keys in `kept`; the same dict if
+    nothing has to change. A `_meta` that is no object, or that parsers may read differently, is dropped."""
+    if "_meta" not in message:
+        return message
+    told = values.object_or_empty(message["_meta"])
+    left = {key: raw for key, raw in told.items() if key not in HOP_KEYS or key in kept}
+    if left and len(left) == len(told):
+        return message
+    rest = values.without(message, "_meta")
+    return {**rest, "_meta": jsonrpc.encode_object(left)} if left else rest
 
 
 def version_in(params: dict[str, Raw]) -> str | None:

@@ -22,11 +22,10 @@ from mcpgate_proto.relay import names, templates
 from mcpgate_proto.relay.exchange import Client, Members
 from mcpgate_proto.relay.ports import Server, ServerFace
 from mcpgate_proto.security.policy import Policy
-from mcpgate_proto.timers import Timer
 from mcpgate_proto.wire import jsonrpc, values
 from mcpgate_proto.wire.jsonrpc import Raw
 
-__all__ = ["KINDS", "Entry", "Kind", "Merged", "View"]
+__all__ = ["KINDS", "Entry", "Kind", "Look", "Merged", "View"]
 
 
 class Kind(msgspec.Struct, frozen=True):
@@ -288,10 +287,10 @@ class View:
             for name, server in self._servers.items()
             if server.config.enabled and not self.fresh(name, kind)
         ]
-        if not stale:
+        if stale:
+            Look(self, kind, stale, lambda: False, lambda: done(self.merged(kind)))
+        else:
             done(self.merged(kind))
-            return
-        Gathering(self, kind, stale, done)
 
     def merged(self, kind: str) -> Merged:
         table = self.table(kind)
@@ -311,34 +310,30 @@ class View:
         return Merged(table.items, int((ttl_s or 0.0) * 1000), private, table.version)
 
 
-class Gathering:
-    """One wait for several parts, no longer than `startup_wait_s`."""
+class Look:
+    """One wait for lists that are read first: over when it is `found`, when all servers have answered, or
+    when a client has waited long enough for those that are slow."""
 
-    def __init__(self, view: View, kind: str, servers: list[str], done: Callable[[Merged], None]) -> None:
-        self._view = view
-        self._kind = kind
+    def __init__(
+        self, view: View, kind: str, servers: list[str], found: Callable[[], bool], done: Callable[[], None]
+    ) -> None:
         self._left = len(servers)
-        self._done: Callable[[Merged], None] | None = done
-        self._timer: Timer | None = view.hub.after(view.hub.limits.startup_wait_s, "list wait", self._late)
+        self._found = found
+        self._done: Callable[[], None] | None = done
+        self._timer = view.hub.after(view.hub.limits.startup_wait_s, "look-up", self._finish)
         for server in servers:
             view.load(server, kind, self._one)
 
     def _one(self) -> None:
         self._left -= 1
-        if not self._left:
+        if self._done is not None and (not self._left or self._found()):
             self._finish()
-
-    def _late(self) -> None:
-        self._timer = None
-        self._finish()
 
     def _finish(self) -> None:
         done, self._done = self._done, None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._timer.cancel()
         if done is not None:
-            done(self._view.merged(self._kind))
+            done()
 
 
 class Walked(msgspec.Struct, frozen=True):

@@ -15,6 +15,7 @@ Must never: hold hop facts (ids, tokens, versions); deliver more than one outcom
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 from typing import Protocol
 
@@ -139,6 +140,8 @@ class Operation(msgspec.Struct, kw_only=True):
     params: Members
     meta: Members
     client: Client
+    # What the client calls the tool, the prompt or the resource.
+    shown: str = ""
     log_level: str | None = None
     wants_progress: bool = False
     # A modern client's retry: the answers, and the upstream's own continuation.
@@ -239,6 +242,7 @@ class Exchange:
         "_clock",
         "_hub",
         "_idle_s",
+        "_judge",
         "_live",
         "_open",
         "_progress",
@@ -255,9 +259,16 @@ class Exchange:
     )
 
     def __init__(
-        self, hub: Hub, operation: Operation, caller: Caller, idle_s: float, live: dict[Exchange, None]
+        self,
+        hub: Hub,
+        operation: Operation,
+        caller: Caller,
+        idle_s: float,
+        live: dict[Exchange, None],
+        judge: Callable[[Exchange], Fault | None],
     ) -> None:
         self._hub = hub
+        self._judge = judge  # why it may not go on, if so
         self._live = live  # all exchanges that have no outcome yet
         live[self] = None
         self.operation = operation
@@ -305,7 +316,14 @@ class Exchange:
             self.phase = Phase.RUNNING
             self.carry = None
             self._wind()
-        if self.target is not None:
+        self._resume(answers, carry)
+
+    def _resume(self, answers: dict[str, Answer], carry: Carry | None) -> None:
+        """On with the call, if the rules of now let it: they may have changed while the client was asked."""
+        fault = self._judge(self)
+        if fault is not None:
+            self._give_up(fault)
+        elif self.target is not None:
             self.target.resume(self, answers, carry)
 
     def throttle(self, on: bool) -> None:
@@ -368,8 +386,7 @@ class Exchange:
             self.phase = Phase.RUNNING
             self.carry = None
             self._wind()
-            if self.target is not None:
-                self.target.resume(self, {}, carry)
+            self._resume({}, carry)
 
     def withdraw(self, key: str) -> None:
         """The server no longer wants the answer under `key`."""
@@ -429,7 +446,8 @@ class Exchange:
 
     def round_over(self) -> None:
         """The caller has ended its round with the questions: nothing is held here any more."""
-        self._end("input_required")
+        if self.phase is not Phase.DONE:
+            self._end("input_required")
 
     def client_is_asked(self, on: bool) -> None:
         """A client is being asked something that may belong to this call: its clock stands still (F7)."""

@@ -1,23 +1,18 @@
 """Names that a client sees, and the server's own names behind them.
 
-Owns: the prefix of tools and prompts, the prefixed form of URIs, and `NameTable`, which maps between the two.
+Owns: the prefix of tools and prompts, their renames, and the prefixed form of URIs.
 Must never: depend on the order in which servers started, or undo a cut or renamed name by taking it apart
-(H2): only the table knows what it stands for.
+(H2): only the tables of the catalog know what it stands for.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from types import MappingProxyType
-
-import msgspec
+from collections.abc import Collection, Mapping
 
 __all__ = [
     "SEPARATOR",
-    "NameCollision",
-    "NameTable",
     "prefixed_uri",
     "renamed",
     "server_name_problem",
@@ -32,7 +27,6 @@ SCHEME = "mcpgate://"
 _SERVER_NAME = re.compile(r"[A-Za-z0-9_.-]{1,32}")
 # Hex digits that close a name which was cut.
 _DIGEST_CHARS = 10
-_NO_RENAME: Mapping[str, str] = MappingProxyType({})
 
 
 def server_name_problem(name: str) -> str | None:
@@ -106,59 +100,3 @@ def split_uri(uri: str, servers: Collection[str]) -> tuple[str, str] | None:
         return None
     server, slash, own = uri[len(SCHEME) :].partition("/")
     return (server, own) if slash and own and server in servers else None
-
-
-class NameCollision(msgspec.Struct, frozen=True):
-    """Two names of servers that would be shown alike; `kept` came first in the config and has it."""
-
-    shown: str
-    kept: tuple[str, str]
-    lost: tuple[str, str]
-
-
-class NameTable:
-    """Shown names and what they stand for: (server, own name). Built once per change, then never changed.
-
-    `servers` are (server, its own names) in the order of the config; where two names would be shown alike the
-    first one has it, the other cannot be reached, and `collisions` says so.
-    """
-
-    __slots__ = ("_by_own", "_by_shown", "collisions")
-
-    def __init__(
-        self,
-        servers: Iterable[tuple[str, Sequence[str]]],
-        *,
-        prefixed: bool,
-        renames: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
-        chars: int = 64,
-    ) -> None:
-        self._by_shown: dict[str, tuple[str, str]] = {}
-        self._by_own: dict[tuple[str, str], str] = {}
-        collisions: list[NameCollision] = []
-        for server, names in servers:
-            rename = renames.get(server, _NO_RENAME)
-            for own in names:
-                pair = (server, own)
-                shown = shown_name(server, own, prefixed=prefixed, rename=rename, chars=chars)
-                kept = self._by_shown.setdefault(shown, pair)
-                if kept is pair:
-                    self._by_own[pair] = shown
-                else:
-                    collisions.append(NameCollision(shown, kept, pair))
-        self.collisions: tuple[NameCollision, ...] = tuple(collisions)
-
-    def __len__(self) -> int:
-        return len(self._by_shown)
-
-    def lookup(self, shown: str) -> tuple[str, str] | None:
-        """The (server, own name) that `shown` stands for, or None."""
-        return self._by_shown.get(shown)
-
-    def shown(self, server: str, own: str) -> str | None:
-        """The shown name of a server's own name; None when it is unknown or lost a collision."""
-        return self._by_own.get((server, own))
-
-    def items(self) -> Iterable[tuple[str, tuple[str, str]]]:
-        """All (shown, (server, own)), in the order of the config and then of each server."""
-        return self._by_shown.items()

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from mcpgate_proto.hub import Hub
 from mcpgate_proto.mcp.codes import SAMPLING_REJECTED, Fault, FaultKind, peer
 from mcpgate_proto.relay.exchange import Answer, Ask, Caller, Carry, Exchange, Members
+from mcpgate_proto.security.principal import Principal
 from mcpgate_proto.timers import Timer
 from mcpgate_proto.wire.jsonrpc import Raw
 
@@ -172,9 +173,14 @@ class Parking:
             parked.exchange.answer(ask.key, refusal(ask))
         parked.exchange.cancel("the client did not come back with its answers")
 
-    def stop(self) -> None:
+    def expel(self, lost: Callable[[Principal], bool]) -> None:
+        """End the calls of whoever's credentials are no longer good."""
         for parked in list(self._all.values()):
-            self._expire(parked)
+            if lost(parked.exchange.operation.client.principal):
+                self._expire(parked)
+
+    def stop(self) -> None:
+        self.expel(lambda principal: True)
 
 
 def refusal(ask: Ask) -> Answer:

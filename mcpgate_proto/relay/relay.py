@@ -2,8 +2,8 @@
 
 Owns: the servers in config order, the views, the merged capabilities and instructions, the fan-in of changes,
 the live exchanges. Where requests go is decided in `router.py`.
-Must never: know a revision's wire, or ask which era a client or server speaks, but to keep extensions among
-peers of one era.
+Must never: know a revision's wire, or ask which era a client or server speaks, but for extensions and tasks,
+which each era has its own way of.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mcpgate_proto.mcp import codes, extensions, meta
 from mcpgate_proto.mcp.codes import Fault, FaultKind
 from mcpgate_proto.mcp.revisions import REVISIONS, Era
 from mcpgate_proto.relay.catalog import Merged, View
-from mcpgate_proto.relay.exchange import Caller, Client, Exchange, Members, Operation, Route
+from mcpgate_proto.relay.exchange import Caller, Client, Exchange, Members, Operation, Phase, Route
 from mcpgate_proto.relay.kept_tasks import KeptTasks
 from mcpgate_proto.relay.ports import Server, ServerFace
 from mcpgate_proto.relay.router import Router
@@ -188,14 +188,14 @@ class Relay:
 
     def agrees_on_tasks(self, client: Client) -> bool:
         """Whether this client may ask for tasks as 2025-11-25 has them, of some server."""
-        if not self.hub.config.legacy_tasks or not REVISIONS[client.revision].tasks:
-            return False
-        faces = [one.face(client) for one in self.servers.values() if one.config.enabled]
-        return any(face is None or face.makes_tasks for face in faces)
+        return self._knows_legacy_tasks(client) and self.has_tasks(client)
+
+    def _knows_legacy_tasks(self, client: Client) -> bool:
+        return self.hub.config.legacy_tasks and REVISIONS[client.revision].tasks
 
     def makes_tasks(self, client: Client, server: str) -> Era | None:
         """Where this client may ask for tasks as 2025-11-25 has them: the era of the tasks of `server`."""
-        if not self.hub.config.legacy_tasks or not REVISIONS[client.revision].tasks:
+        if not self._knows_legacy_tasks(client):
             return None
         known = self.servers.get(server)
         face = known.face(client) if known is not None and known.config.enabled else None
@@ -217,14 +217,9 @@ class Relay:
         return extensions.carried(capabilities, REVISIONS[revision], transparent=self.transparent is not None)
 
     def has_tasks(self, client: Client) -> bool:
-        """Whether a server of this client has tasks of its own era's kind, or may have them (G2, L22)."""
-        for server in self.servers.values():
-            if not server.config.enabled:
-                continue
-            face = server.face(client)
-            if face is None or face.makes_tasks:
-                return True
-        return False
+        """Whether some server makes tasks of calls, of either era's kind, or may do so (G2, L22)."""
+        faces = [one.face(client) for one in self.servers.values() if one.config.enabled]
+        return any(face is None or face.makes_tasks for face in faces)
 
     def declares(self, client: Client, capability: str) -> bool:
         """Whether the gateway offers `capability` to this client (G2)."""
@@ -246,6 +241,13 @@ class Relay:
         view.merged_list(kind, listed)
 
     # -- exchanges
+
+    def judge_again(self) -> None:
+        """After a change of the rules: what no server has been sent yet. (Of the others, `Exchange` asks.)"""
+        for exchange in [one for one in self.live if one.phase is Phase.WAITING]:
+            fault = self.router.withdrawn(exchange)
+            if fault is not None:
+                exchange.fail(fault)
 
     def watch_again(self, servers: set[str]) -> None:
         """After a change of the config: what clients watch on servers that were made anew; what they may not
@@ -276,7 +278,7 @@ class Relay:
         idle_s = server.config.timeout if server is not None else 0.0
         if operation.method in PATIENT:
             idle_s = self.hub.limits.call_ceiling_s
-        exchange = Exchange(self.hub, operation, caller, idle_s, self.live)
+        exchange = Exchange(self.hub, operation, caller, idle_s, self.live, self.router.withdrawn)
         if server is None:
             exchange.lost(False)  # the config has changed since it was routed
         elif len(self.live) > self.hub.limits.calls:

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Final
 from mcpgate_proto.mcp import codes, extensions
 from mcpgate_proto.mcp.codes import Fault, FaultKind
 from mcpgate_proto.relay import names
-from mcpgate_proto.relay.catalog import Entry, View
-from mcpgate_proto.relay.exchange import Client, Members, Route
+from mcpgate_proto.relay.catalog import Entry, Look, View
+from mcpgate_proto.relay.exchange import Client, Exchange, Members, Route
 from mcpgate_proto.wire import jsonrpc, values
 
 if TYPE_CHECKING:
     from mcpgate_proto.relay.relay import Relay
 
-__all__ = ["ROUTED", "Routed", "Router"]
+__all__ = ["ROUTED", "Routed", "Router", "thing"]
 
 Routed = Callable[[Route | Fault], None]
 
@@ -37,6 +37,13 @@ _DECIDING: Final = {
     "completion/complete": ("ref",),
 }
 _REFERENCE: Final = ("type", "name", "uri")
+
+
+def thing(method: str, params: Members) -> tuple[str, str]:
+    """The kind of what a request is for, and its name or URI; empty where it is for nothing of a kind."""
+    if method in NAMED:
+        return NAMED[method], values.text_of(params, "name") or ""
+    return ("resources", values.text_of(params, "uri") or "") if method in BY_URI else ("", "")
 
 
 class Router:
@@ -65,16 +72,15 @@ class Router:
         """Where a request goes, or why it cannot. `plan`: the tool's mirrored headers must be known (C17).
         `server`: the client named it (`_server`), and uses the server's own names."""
         fault = self._malformed(method, params)
+        kind, name = thing(method, params)
         if fault is not None:
             done(fault)
         elif server is not None:
             self._explicit(server, method, params, client, done)
         elif method in NAMED:
-            name = values.text_of(params, "name") or ""
-            self._resolve_name(NAMED[method], name, params, client, done, plan and method == "tools/call")
+            self._resolve_name(kind, name, params, client, done, plan and method == "tools/call")
         elif method in BY_URI:
-            uri = values.text_of(params, "uri") or ""
-            self.resolve_uri(uri, client, lambda found: done(_with_uri(found, params)))
+            self.resolve_uri(name, client, lambda found: done(_with_uri(found, params)))
         else:
             self._resolve_reference(params, client, done)
 
@@ -98,20 +104,33 @@ class Router:
     def lets_uri(self, client: Client, server: str, own: str) -> bool:
         return self._relay.policy.rules.lets(client.principal, server, "resources", own)
 
-    def withdrawn(
-        self, client: Client, server: str, method: str, own: Members, told: Members
-    ) -> Fault | None:
+    def withdrawn(self, exchange: Exchange) -> Fault | None:
         """For a call that was routed some time ago: the answer if the rules of now do not let it through any
-        more. `own` are the params for the server, `told` those of the client."""
-        kind = NAMED.get(method, "resources" if method in BY_URI else "")
+        more."""
+        operation, server = exchange.operation, exchange.server
+        client = operation.client
+        kind, name = thing(operation.method, operation.params)
         if not kind:
             return None
-        member = "name" if method in NAMED else "uri"
-        name = values.text_of(own, member) or ""
-        if self._relay.policy.rules.lets(client.principal, server, kind, name):
-            return None
-        shown = values.text_of(told, member) or ""
-        return self._denied(_unknown(kind, shown), client, server, kind, name)
+        if not self._relay.policy.rules.lets(client.principal, server, kind, name):
+            return self._denied(_unknown(kind, operation.shown), client, server, kind, name)
+        judged = self._judged(operation.params, client, server, name) if kind == "tools" else None
+        return judged if isinstance(judged, Fault) else None
+
+    def _judged(self, params: Members, client: Client, server: str, tool: str) -> Members | Fault:
+        """The params of a call, with the arguments written anew where a rule has a say in them."""
+        rules = self._relay.policy.rules
+        if not rules.judges_arguments(client.principal, server, tool):
+            return params
+        try:
+            arguments = jsonrpc.plain(params.get("arguments", values.EMPTY))
+        except jsonrpc.JsonFault as odd:
+            return Fault(FaultKind.INVALID_PARAMS, f"params.arguments: {odd}")
+        refused = rules.refused_argument(client.principal, server, tool, arguments)
+        if refused is not None:
+            reason = f"the gateway does not let this value of the argument '{refused[:64]}' through"
+            return self._denied(Fault(FaultKind.DENIED, reason), client, server, "tools", tool, "arguments")
+        return {**params, "arguments": jsonrpc.to_raw(arguments)} if "arguments" in params else params
 
     def _denied(
         self, fault: Fault, client: Client, server: str, kind: str, own: str, reason: str = "rules"
@@ -165,24 +184,12 @@ class Router:
         return next((fault for one in known if (fault := one.refusal(client)) is not None), None)
 
     def _to(self, kind: str, entry: Entry, params: Members, client: Client) -> Route | Fault:
-        """The route to an entry, its own name and (where a rule has a say in them) its arguments written
-        anew."""
+        """The route to an entry, under its own name."""
         told = {**params, "name": jsonrpc.to_raw(entry.own)}
-        rules = self._relay.policy.rules
-        if kind != "tools" or not rules.judges_arguments(client.principal, entry.server, entry.own):
-            return Route(entry.server, told, entry.plan, entry.needs_task)
-        try:
-            arguments = jsonrpc.plain(params.get("arguments", values.EMPTY))
-        except jsonrpc.JsonFault as odd:
-            return Fault(FaultKind.INVALID_PARAMS, f"params.arguments: {odd}")
-        refused = rules.refused_argument(client.principal, entry.server, entry.own, arguments)
-        if refused is not None:
-            reason = f"the gateway does not let this value of the argument '{refused[:64]}' through"
-            fault = Fault(FaultKind.DENIED, reason)
-            return self._denied(fault, client, entry.server, kind, entry.own, "arguments")
-        if "arguments" in params:
-            told["arguments"] = jsonrpc.to_raw(arguments)
-        return Route(entry.server, told, entry.plan, entry.needs_task)
+        judged = self._judged(told, client, entry.server, entry.own) if kind == "tools" else told
+        if isinstance(judged, Fault):
+            return judged
+        return Route(entry.server, judged, entry.plan, entry.needs_task)
 
     def _candidates(self, name: str) -> list[str]:
         """The servers that may know a name that the tables do not: by its prefix, else any of them."""
@@ -295,23 +302,23 @@ class Router:
     def _resolve_reference(self, params: Members, client: Client, done: Routed) -> None:
         """`completion/complete` goes to the owner of what it refers to (H17)."""
         only = self._relay.transparent
-        if only is not None and not any(
-            self._relay.policy.judges(client.principal, only.name, one) for one in ("prompts", "resources")
-        ):
+        if only is not None and not self._judges_references(client, only.name):
             done(Route(only.name, params))
             return
-        ref = values.object_or_empty(params.get("ref", values.EMPTY))
-        kind, name, uri = values.text_of(ref, "type"), values.text_of(ref, "name"), values.text_of(ref, "uri")
-        fault = _invalid("params.ref", ref, _REFERENCE)
-        if fault is not None:
-            done(fault)
-        elif kind == "ref/prompt" and name is not None:
-            routed = lambda found: done(_with_name(found, params, ref))  # noqa: E731
-            self._resolve_name("prompts", name, {"name": ref["name"]}, client, routed, False)
-        elif kind == "ref/resource" and uri is not None:
-            self._resolve_template(uri, params, ref, client, done)
+        told = _reference(params)
+        if isinstance(told, Fault):
+            done(told)
+            return
+        ref, kind, name = told
+        if kind == "prompts":
+            routed = lambda found: done(_with_reference(found, params, ref, "name"))  # noqa: E731
+            self._resolve_name(kind, name, {"name": ref["name"]}, client, routed, False)
         else:
-            done(Fault(FaultKind.INVALID_PARAMS, "params.ref names neither a prompt nor a resource"))
+            self._resolve_template(name, params, ref, client, done)
+
+    def _judges_references(self, client: Client, server: str) -> bool:
+        judges = self._relay.policy.judges
+        return any(judges(client.principal, server, kind) for kind in ("prompts", "resources"))
 
     def _resolve_template(
         self, uri: str, params: Members, ref: Members, client: Client, done: Routed
@@ -321,10 +328,10 @@ class Router:
         def looked() -> None:
             entry = view.table("templates").entries.get(uri)
             if entry is not None:
-                own = jsonrpc.encode_object({**ref, "uri": jsonrpc.to_raw(entry.own)})
-                done(Route(entry.server, {**params, "ref": own}))
+                own = Route(entry.server, {"uri": jsonrpc.to_raw(entry.own)})
+                done(_with_reference(own, params, ref, "uri"))
             else:
-                self.resolve_uri(uri, client, lambda found: done(_with_reference(found, params, ref)))
+                self.resolve_uri(uri, client, lambda found: done(_with_reference(found, params, ref, "uri")))
 
         known = lambda: uri in view.table("templates").entries  # noqa: E731
         again = lambda: self._resolve_template(uri, params, ref, client, done)  # noqa: E731
@@ -334,15 +341,14 @@ class Router:
 
     def _explicit(self, server: str, method: str, params: Members, client: Client, done: Routed) -> None:
         known = self._relay.servers.get(server)
+        kind, name = thing(method, params)
         if known is None or not known.config.enabled:
             told = f"_server: there is no enabled server '{server[:64]}'"
             done(Fault(FaultKind.INVALID_PARAMS, told))
         elif method in NAMED:
-            name = values.text_of(params, "name") or ""
-            self._explicit_name(server, NAMED[method], name, params, client, done)
+            self._explicit_name(server, kind, name, params, client, done)
         elif method in BY_URI:
-            uri = values.text_of(params, "uri") or ""
-            done(_with_uri(self._explicit_uri(server, uri, client), params))
+            done(_with_uri(self._explicit_uri(server, name, client), params))
         else:
             self._explicit_reference(server, params, client, done)
 
@@ -377,48 +383,19 @@ class Router:
         return self._denied(_unknown("resources", uri), client, server, "resources", uri)
 
     def _explicit_reference(self, server: str, params: Members, client: Client, done: Routed) -> None:
-        ref = values.object_or_empty(params.get("ref", values.EMPTY))
-        kind, name, uri = values.text_of(ref, "type"), values.text_of(ref, "name"), values.text_of(ref, "uri")
-        fault = _invalid("params.ref", ref, _REFERENCE)
-        if not any(
-            self._relay.policy.judges(client.principal, server, one) for one in ("prompts", "resources")
-        ):
+        if not self._judges_references(client, server):
             done(Route(server, params))
-        elif fault is not None:
-            done(fault)
-        elif kind == "ref/prompt" and name is not None:
-            routed = lambda found: done(_with_name(found, params, ref))  # noqa: E731
-            self._explicit_name(server, "prompts", name, {"name": ref["name"]}, client, routed)
-        elif kind == "ref/resource" and uri is not None:
-            done(_with_reference(self._explicit_uri(server, uri, client), params, ref))
+            return
+        told = _reference(params)
+        if isinstance(told, Fault):
+            done(told)
+            return
+        ref, kind, name = told
+        if kind == "prompts":
+            routed = lambda found: done(_with_reference(found, params, ref, "name"))  # noqa: E731
+            self._explicit_name(server, kind, name, {"name": ref["name"]}, client, routed)
         else:
-            done(Fault(FaultKind.INVALID_PARAMS, "params.ref names neither a prompt nor a resource"))
-
-
-class Look:
-    """One look-up over lists that have to be read first: over when it is found, when all have answered, or
-    when a client has waited long enough for servers that are slow."""
-
-    def __init__(
-        self, view: View, kind: str, servers: list[str], found: Callable[[], bool], done: Callable[[], None]
-    ) -> None:
-        self._left = len(servers)
-        self._found = found
-        self._done: Callable[[], None] | None = done
-        self._timer = view.hub.after(view.hub.limits.startup_wait_s, "look-up", self._finish)
-        for server in servers:
-            view.load(server, kind, self._one)
-
-    def _one(self) -> None:
-        self._left -= 1
-        if self._done is not None and (not self._left or self._found()):
-            self._finish()
-
-    def _finish(self) -> None:
-        done, self._done = self._done, None
-        self._timer.cancel()
-        if done is not None:
-            done()
+            done(_with_reference(self._explicit_uri(server, name, client), params, ref, "uri"))
 
 
 def _invalid(where: str, members: Members, deciding: tuple[str, ...]) -> Fault | None:
@@ -445,15 +422,22 @@ def _with_uri(found: Route | Fault, params: Members) -> Route | Fault:
     return found if isinstance(found, Fault) else Route(found.server, {**params, "uri": found.params["uri"]})
 
 
-def _with_name(found: Route | Fault, params: Members, ref: Members) -> Route | Fault:
-    if isinstance(found, Fault):
-        return found
-    return Route(
-        found.server, {**params, "ref": jsonrpc.encode_object({**ref, "name": found.params["name"]})}
-    )
+def _reference(params: Members) -> tuple[Members, str, str] | Fault:
+    """What `params.ref` refers to: its members, the kind, and the name or URI."""
+    ref = values.object_or_empty(params.get("ref", values.EMPTY))
+    fault = _invalid("params.ref", ref, _REFERENCE)
+    if fault is not None:
+        return fault
+    kind, name, uri = values.text_of(ref, "type"), values.text_of(ref, "name"), values.text_of(ref, "uri")
+    if kind == "ref/prompt" and name is not None:
+        return ref, "prompts", name
+    if kind == "ref/resource" and uri is not None:
+        return ref, "resources", uri
+    return Fault(FaultKind.INVALID_PARAMS, "params.ref names neither a prompt nor a resource")
 
 
-def _with_reference(found: Route | Fault, params: Members, ref: Members) -> Route | Fault:
+def _with_reference(found: Route | Fault, params: Members, ref: Members, member: str) -> Route | Fault:
     if isinstance(found, Fault):
         return found
-    return Route(found.server, {**params, "ref": jsonrpc.encode_object({**ref, "uri": found.params["uri"]})})
+    own = jsonrpc.encode_object({**ref, member: found.params[member]})
+    return Route(found.server, {**params, "ref": own})

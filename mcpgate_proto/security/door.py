@@ -17,6 +17,7 @@ import msgspec
 
 from mcpgate_proto.config import ListenConfig
 from mcpgate_proto.effects import Address
+from mcpgate_proto.security.address import is_loopback
 
 __all__ = [
     "Door",
@@ -130,7 +131,7 @@ class Door:
         # (host, port); None for any port.
         self._hosts: set[tuple[str, int | None]] = set()
         # A browser cannot reach a Unix socket at all.
-        self._local = bool(bound.path) or _is_loopback(bound.host)
+        self._local = bool(bound.path) or is_loopback(bound.host)
         for entry in listen.allowed_hosts:
             place = _host_entry(entry)
             if place is not None:
@@ -194,13 +195,6 @@ class Door:
         if place is None or place.host != origin.host:
             return False
         return origin.port == (place.port if place.port is not None else _DEFAULT_PORTS[origin.scheme])
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _is_wildcard(host: str) -> bool:

@@ -123,18 +123,13 @@ class Authenticator:
         if config.issuers:
             self._verifier.preload()
 
-    @property
-    def can_authenticate(self) -> bool:
-        """Whether any key or issuer is configured."""
-        return bool(self.config.keys or self.config.issuers)
-
     def start(self) -> None:
         for source in self._sources.values():
             source.start()
 
     def reload(self, config: AuthConfig) -> Callable[[Principal], bool]:
         """Take over another config; tells whose credentials are no longer good, or no longer the same."""
-        before, self.config = self.config, config
+        before = self.config
         if config == before:
             return lambda principal: False
         keys = [f"key:{one.id}" for one in before.keys if one not in config.keys]

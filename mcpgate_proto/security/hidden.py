@@ -1,6 +1,7 @@
 """Text in definitions that a person does not see and a model reads (tool poisoning, threats.md row 43).
 
-Owns: which characters are not seen, the words by which hidden instructions are known, and `findings`.
+Owns: which characters are not seen, the words by which hidden instructions are known, what is found in a
+definition, and the definition without such characters.
 Must never: take time out of proportion to the text, or be the only defence: pins show every change.
 """
 
@@ -39,8 +40,6 @@ _TOTAL: Final = 256 * 1024
 _MARKS: Final = re.compile(
     rb"<|\\[ubf]|\x7f|ignore|disregard|forget|tell|mention|inform|notify|show|reveal", re.IGNORECASE
 )
-
-
 # What a model reads of each kind.
 _READ: Final = {
     **PINNED,

@@ -94,10 +94,8 @@ def _usable(entry: jsonrpc.Raw) -> Jwk | None:
     if members is None:
         return None
     kty = values.text_of(members, "kty") or ""
-    use, operations = (
-        values.text_of(members, "use"),
-        values.items(members.get("key_ops", jsonrpc.Raw(b"null"))),
-    )
+    use = values.text_of(members, "use")
+    operations = values.items(members.get("key_ops", jsonrpc.Raw(b"null")))
     if kty not in _MEMBERS or use not in (None, "sig"):
         return None
     if operations is not None and b'"verify"' not in [bytes(one) for one in operations]:

@@ -17,7 +17,7 @@ class Notices:
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
-        # Subject -> [when it was told, how often it came since].
+        # Subject -> (when it was told, how often it came since).
         self._told: dict[str, tuple[float, int]] = {}
         self._forgot_at = hub.now
 

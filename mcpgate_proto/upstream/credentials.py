@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Protocol
+
+import msgspec
 
 from mcpgate_proto.config import OAuthConfig, ServerConfig
 from mcpgate_proto.hub import Hub
@@ -20,7 +21,7 @@ from mcpgate_proto.security.principal import LOCAL, Principal
 from mcpgate_proto.timers import Timer
 from mcpgate_proto.upstream.desk import Desk
 from mcpgate_proto.upstream.fetch import Fetcher
-from mcpgate_proto.upstream.http_pool import HttpPool, Origin, Receiver, Ticket
+from mcpgate_proto.upstream.http_pool import HttpPool, HttpRequest, Origin, Pool, Receiver, Ticket
 from mcpgate_proto.upstream.keys import is_personal
 from mcpgate_proto.upstream.login_wallet import LoginWallet
 from mcpgate_proto.upstream.oauth import challenge_of
@@ -29,7 +30,7 @@ from mcpgate_proto.upstream.oauth_tokens import Denial
 from mcpgate_proto.upstream.wallet import Rejection, ServiceWallet, Wallet
 from mcpgate_proto.wire.http1_grammar import Headers
 
-__all__ = ["CredentialedPool", "Credentials", "Pool"]
+__all__ = ["CredentialedPool", "Credentials"]
 
 # A refused request goes again so often: a new token, and rights added a few times (J15).
 TRIES_MOST = 3
@@ -37,38 +38,6 @@ TRIES_MOST = 3
 EVERYBODY = "shared"
 # What no shell reads anything into.
 _PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./-]+")
-
-
-class Pool(Protocol):
-    """What links send requests through."""
-
-    @property
-    def origin(self) -> Origin: ...
-    @property
-    def headers(self) -> tuple[tuple[str, str], ...]: ...
-    def send(
-        self,
-        receiver: Receiver,
-        method: str,
-        headers: list[tuple[str, str]],
-        body: bytes = b"",
-        *,
-        pinned: bool = False,
-        target: str | None = None,
-        farewell: bool = False,
-    ) -> Sent:
-        """See `HttpPool.send`."""
-
-
-class Sent(Protocol):
-    """A request under way."""
-
-    @property
-    def sent(self) -> bool:
-        """The server may have seen it."""
-
-    def abandon(self) -> None: ...
-    def throttle(self, on: bool) -> None: ...
 
 
 class Credentials:
@@ -83,7 +52,7 @@ class Credentials:
         self._desk = desk
         self._changed = changed
         self._wallets: dict[str, Wallet] = {}
-        # The person at this machine has asked for something here, or for nothing else (`connect`).
+        # The person at this machine has asked for something of this server.
         self._local_asked = False
 
     def _who(self, principal: str | None) -> str:
@@ -111,7 +80,8 @@ class Credentials:
 
     @property
     def _attended(self) -> bool:
-        """A browser may be opened: somebody is there, and it is he who wants something."""
+        """A browser may be opened: somebody is there, and it is he who wants something (`connect` and `run`
+        serve nobody else)."""
         config = self._hub.config
         return config.attended and (config.transparent or self._local_asked)
 
@@ -182,7 +152,7 @@ def _quoted(text: str) -> str:
 
 
 class CredentialedPool:
-    """An `HttpPool` as the sessions of one principal see it."""
+    """An `HttpPool` as the sessions of one principal see it. Implements `http_pool.Pool`."""
 
     def __init__(self, hub: Hub, http: HttpPool, wallet: Wallet) -> None:
         self.hub = hub
@@ -197,44 +167,20 @@ class CredentialedPool:
     def headers(self) -> tuple[tuple[str, str], ...]:
         return tuple(pair for pair in self.http.headers if pair[0].lower() != "authorization")
 
-    def send(
-        self,
-        receiver: Receiver,
-        method: str,
-        headers: list[tuple[str, str]],
-        body: bytes = b"",
-        *,
-        pinned: bool = False,
-        target: str | None = None,
-        farewell: bool = False,
-    ) -> Attempt:
-        attempt = Attempt(self, receiver, method, headers, body, pinned, target, farewell)
+    def send(self, receiver: Receiver, request: HttpRequest) -> Attempt:
+        attempt = Attempt(self, receiver, request)
         attempt.start()
         return attempt
 
 
 class Attempt:
-    """One request, sent as often as its credentials need. Implements `Receiver` towards the pool."""
+    """One request, sent as often as its credentials need. Implements `http_pool.Sent`, and `Receiver` towards
+    the pool."""
 
-    def __init__(
-        self,
-        pool: CredentialedPool,
-        receiver: Receiver,
-        method: str,
-        headers: list[tuple[str, str]],
-        body: bytes,
-        pinned: bool,
-        target: str | None,
-        farewell: bool,
-    ) -> None:
+    def __init__(self, pool: CredentialedPool, receiver: Receiver, request: HttpRequest) -> None:
         self._pool = pool
         self._receiver = receiver
-        self._method = method
-        self._headers = headers
-        self._body = body
-        self._pinned = pinned
-        self._target = target
-        self._farewell = farewell
+        self._request = request
         self._ticket: Ticket | None = None
         self._token = ""
         self._status = 401
@@ -244,8 +190,8 @@ class Attempt:
         self._timer: Timer | None = None
 
     def start(self) -> None:
-        if self._farewell:
-            self._send(self._pool.wallet.now())
+        if self._request.farewell:
+            self._send(self._pool.wallet.usable)  # it cannot wait
             return
         self._wait()
         self._pool.wallet.get(self._got)
@@ -286,28 +232,23 @@ class Attempt:
             return
         self._stop_waiting()
         if isinstance(outcome, Denial):
-            # Not from within `send`.
-            self._timer = self._pool.hub.after(0.0, "no token", self._refused)
+            self._refuse_soon()
         else:
             self._send(outcome)
 
     def _send(self, token: str) -> None:
         self._token = token
-        headers = list(self._headers)
+        request = self._request
         if token:
-            headers.append(("Authorization", f"Bearer {token}"))
-        ticket = self._pool.http.send(
-            self,
-            self._method,
-            headers,
-            self._body,
-            pinned=self._pinned,
-            target=self._target,
-            farewell=self._farewell,
-        )
-        self._ticket = ticket
+            headers = [*request.headers, ("Authorization", f"Bearer {token}")]
+            request = msgspec.structs.replace(request, headers=headers)
+        self._ticket = self._pool.http.send(self, request)
         if self._throttled:
-            ticket.throttle(True)
+            self._ticket.throttle(True)
+
+    def _refuse_soon(self) -> None:
+        """Not from within `send`, nor from within an event of the connection that was given up."""
+        self._timer = self._pool.hub.after(0.0, "no token", self._refused)
 
     def _refused(self) -> None:
         """As if the server had answered without a word: its challenge is our business alone (J9)."""
@@ -322,7 +263,7 @@ class Attempt:
     def response_head(self, status: int, headers: Headers) -> None:
         if self._over:
             return
-        if status in (401, 403) and not self._farewell:
+        if status in (401, 403) and not self._request.farewell:
             challenge = challenge_of(headers.get_all("www-authenticate"))
             if status == 401 or challenge.error == "insufficient_scope":
                 self._again(Rejection(self._token, status, challenge))
@@ -336,7 +277,7 @@ class Attempt:
             self._ticket = None
         self._tries += 1
         if self._tries > TRIES_MOST:
-            self._timer = self._pool.hub.after(0.0, "no token", self._refused)
+            self._refuse_soon()
             return
         self._wait()
         self._pool.wallet.rejected(rejection, self._got)

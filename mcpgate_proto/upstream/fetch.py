@@ -17,9 +17,15 @@ import msgspec
 
 from mcpgate_proto.effects import Address, TlsOptions
 from mcpgate_proto.hub import Hub
-from mcpgate_proto.security.egress import Kind, Place, parse_url, permitted, reach
-from mcpgate_proto.timers import Timer
-from mcpgate_proto.upstream.http_pool import HttpConnection, Origin, Ticket, is_numeric
+from mcpgate_proto.security.egress import Place, parse_url, permitted, reach
+from mcpgate_proto.upstream.http_pool import (
+    HttpConnection,
+    HttpRequest,
+    Origin,
+    Ticket,
+    base_headers,
+    is_numeric,
+)
 from mcpgate_proto.wire.http1_grammar import Headers
 
 __all__ = ["FetchFailed", "FetchRequest", "FetchResponse", "FetchResult", "Fetcher"]
@@ -138,18 +144,14 @@ class _Fetch:
         self._size = 0
         self._over = False
         origin = Origin(place.tls, place.host, place.port, place.target)
-        headers = [
-            ("Host", origin.authority),
-            ("User-Agent", f"mcpgate/{hub.config.version}"),
-            ("Accept-Encoding", "identity"),
-            *request.headers,
-        ]
+        headers = [*base_headers(hub, origin), *request.headers]
         if not any(name.lower() == "accept" for name, _ in headers):
             headers.append(("Accept", "application/json"))
-        self._ticket = Ticket(self, self, request.method, place.target, headers, request.body, pinned=True)
+        sent = HttpRequest(request.method, place.target, headers, request.body, pinned=True)
+        self._ticket = Ticket(self, self, sent)
         # The time in the queue counts: who asked waits for it too.
         wait_s = request.timeout_s or hub.limits.fetch_timeout_s
-        self._timer: Timer | None = hub.after(wait_s, "fetch", lambda: self.fail("no answer in time"))
+        self._timer = hub.after(wait_s, "fetch", lambda: self.fail("no answer in time"))
 
     def start(self) -> None:
         host = self._place.host
@@ -164,20 +166,16 @@ class _Fetch:
             return
         if not found:
             return self.fail(f"cannot find its host: {reason or 'no address'}")
-        kinds = self.kinds
+        asked = self.request
+        kinds = reach(
+            tls=self._place.tls, allow_loopback=asked.allow_loopback, allow_private=asked.allow_private
+        )
         allowed = permitted(found, kinds)
         if not allowed:
             self.hub.count("fetches_refused")
             return self.fail("its host leads to an address that may not be dialled")
         port = self._place.port
         HttpConnection(self, self._ticket, [Address(host=one.host, port=port) for one in allowed])
-
-    @property
-    def kinds(self) -> tuple[Kind, ...]:
-        asked = self.request
-        return reach(
-            tls=self._place.tls, allow_loopback=asked.allow_loopback, allow_private=asked.allow_private
-        )
 
     # -- Owner
 
@@ -196,7 +194,7 @@ class _Fetch:
             return self.fail(f"HTTP {status}: redirects are not followed", status)
         self._status = status
         self._headers = headers
-        media = (headers.get("content-type") or "").partition(";")[0].strip().lower()
+        media = headers.media_type
         self._wanted = media == "application/json" or (
             media.startswith("application/") and media.endswith("+json")
         )
@@ -226,9 +224,7 @@ class _Fetch:
         if self._over:
             return
         self._over = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._timer.cancel()
         self._fetcher.over(self)
         for done in self.dones:
             done(result)

@@ -1,8 +1,8 @@
 """HTTP connections to one origin.
 
-Owns: looking the host up, dialling its addresses in turn, TLS options, one request at a time on each
-connection, reuse of idle ones (retired early), a cap with a queue; long-lived streams are counted apart,
-so that they cannot starve calls (D15).
+Owns: `Pool`, what links send requests through, and `HttpPool`: looking the host up, dialling its addresses in
+turn, TLS options, one request at a time on each connection, reuse of idle ones (retired early), a cap with a
+queue; long-lived streams are counted apart, so that they cannot starve calls (D15).
 Must never: follow a redirect, send a request twice, or know what the bodies mean.
 """
 
@@ -25,7 +25,20 @@ from mcpgate_proto.timers import Timer
 from mcpgate_proto.wire import http1_client as http1
 from mcpgate_proto.wire.http1_grammar import Headers
 
-__all__ = ["HttpConnection", "HttpPool", "Origin", "Owner", "Receiver", "Ticket"]
+__all__ = [
+    "GivenUp",
+    "HttpConnection",
+    "HttpPool",
+    "HttpRequest",
+    "Origin",
+    "Owner",
+    "Pool",
+    "Receiver",
+    "Sent",
+    "Ticket",
+    "base_headers",
+    "is_numeric",
+]
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -60,6 +73,27 @@ def is_numeric(host: str) -> bool:
     return True
 
 
+def base_headers(hub: Hub, origin: Origin) -> list[tuple[str, str]]:
+    """What every request of ours begins with."""
+    return [
+        ("Host", origin.authority),
+        ("User-Agent", f"mcpgate/{hub.config.version}"),
+        ("Accept-Encoding", "identity"),
+    ]
+
+
+class HttpRequest(msgspec.Struct, frozen=True):
+    """What is sent. `pinned`: on a connection of its own, which is not used again. `farewell`: also while the
+    pool stops."""
+
+    method: str
+    target: str
+    headers: list[tuple[str, str]]
+    body: bytes = b""
+    pinned: bool = False
+    farewell: bool = False
+
+
 class Receiver(Protocol):
     """Who gets the response of one request."""
 
@@ -68,6 +102,28 @@ class Receiver(Protocol):
     def response_end(self) -> None: ...
     def response_failed(self, sent: bool, reason: str) -> None:
         """No (whole) response will come. `sent`: the request may have reached the server."""
+
+
+class Sent(Protocol):
+    """A request under way."""
+
+    @property
+    def sent(self) -> bool:
+        """The server may have seen it."""
+
+    def abandon(self) -> None: ...
+    def throttle(self, on: bool) -> None: ...
+
+
+class Pool(Protocol):
+    """What links send requests through: an `HttpPool`, or one that adds credentials."""
+
+    @property
+    def origin(self) -> Origin: ...
+    @property
+    def headers(self) -> tuple[tuple[str, str], ...]: ...
+    def send(self, receiver: Receiver, request: HttpRequest) -> Sent:
+        """Send one request. The receiver is not called from within."""
 
 
 class Owner(Protocol):
@@ -83,42 +139,15 @@ class Owner(Protocol):
 class Ticket:
     """One request and the right to give it up, to slow it down."""
 
-    __slots__ = (
-        "body",
-        "connection",
-        "done",
-        "farewell",
-        "headers",
-        "method",
-        "pinned",
-        "pool",
-        "receiver",
-        "sent",
-        "target",
-        "throttled",
-    )
+    __slots__ = ("connection", "done", "pool", "receiver", "request", "sent", "throttled")
 
-    def __init__(
-        self,
-        pool: Owner,
-        receiver: Receiver,
-        method: str,
-        target: str,
-        headers: list[tuple[str, str]],
-        body: bytes,
-        pinned: bool,
-    ) -> None:
+    def __init__(self, pool: Owner, receiver: Receiver, request: HttpRequest) -> None:
         self.pool = pool
         self.receiver = receiver
-        self.method = method
-        self.target = target
-        self.headers = headers
-        self.body = body
-        self.pinned = pinned
+        self.request = request
         self.connection: HttpConnection | None = None
         self.done = False
         self.sent = False
-        self.farewell = False  # may still go out while the pool stops
         self.throttled = False
 
     def abandon(self) -> None:
@@ -162,7 +191,7 @@ class HttpConnection:
         self._addresses = addresses
         self.ticket: Ticket | None = ticket
         ticket.connection = self
-        self.pinned = ticket.pinned
+        self.pinned = ticket.request.pinned
         self.step = Step.DIALLING
         self._codec = http1.HttpClientCodec(pool.hub.limits)
         self._conn: Connection | None = None
@@ -225,7 +254,8 @@ class HttpConnection:
         ticket.sent = True
         if ticket.throttled:
             self._conn.hold("client is slow")
-        self._conn.write(self._codec.request(ticket.method, ticket.target, ticket.headers, ticket.body))
+        request = ticket.request
+        self._conn.write(self._codec.request(request.method, request.target, request.headers, request.body))
 
     def throttle(self, on: bool) -> None:
         if self._conn is not None and self.step is Step.BUSY:  # else `_send` looks at it
@@ -250,20 +280,20 @@ class HttpConnection:
 
     def _handle(self, events: list[http1.ClientEvent]) -> None:
         for event in events:
-            ticket = self.ticket
             if self.gone:
                 return
-            kind = type(event)
-            if kind is http1.ResponseData:
-                if ticket is not None and not ticket.done:
-                    ticket.receiver.response_data(event.data)  # type: ignore[union-attr]
-            elif kind is http1.ResponseHead:
-                if ticket is not None and not ticket.done:
-                    ticket.receiver.response_head(event.status, event.headers)  # type: ignore[union-attr]
-            elif kind is http1.ResponseEnd:
+            ticket = self.ticket
+            receiver = ticket.receiver if ticket is not None and not ticket.done else None
+            if isinstance(event, http1.ResponseData):
+                if receiver is not None:
+                    receiver.response_data(event.data)
+            elif isinstance(event, http1.ResponseHead):
+                if receiver is not None:
+                    receiver.response_head(event.status, event.headers)
+            elif isinstance(event, http1.ResponseEnd):
                 self._finished()
             else:
-                self.fail(event.reason, sent=True)  # type: ignore[union-attr]
+                self.fail(event.reason, sent=True)
 
     def _finished(self) -> None:
         ticket, self.ticket = self.ticket, None
@@ -334,20 +364,8 @@ class HttpPool:
         self._resolving: dict[Ticket, None] = {}
         self._stopped = False
 
-    def send(
-        self,
-        receiver: Receiver,
-        method: str,
-        headers: list[tuple[str, str]],
-        body: bytes = b"",
-        *,
-        pinned: bool = False,
-        target: str | None = None,
-        farewell: bool = False,
-    ) -> Ticket:
-        """Send one request, to `target` or the URL's own. The receiver is not called from within."""
-        ticket = Ticket(self, receiver, method, target or self.origin.target, headers, body, pinned)
-        ticket.farewell = farewell
+    def send(self, receiver: Receiver, request: HttpRequest) -> Ticket:
+        ticket = Ticket(self, receiver, request)
         self._waiting.append(ticket)
         self._pump()
         return ticket
@@ -358,12 +376,12 @@ class HttpPool:
             if ticket.done:
                 self._waiting.popleft()
                 continue
-            if self._idle and not ticket.pinned:
+            if self._idle and not ticket.request.pinned:
                 self._waiting.popleft()
                 self._idle.pop().take(ticket)
                 continue
             busy = sum(1 for one in self._open if not one.pinned) + len(self._resolving)
-            if not ticket.pinned and busy >= self.hub.limits.http_connections_per_server:
+            if not ticket.request.pinned and busy >= self.hub.limits.http_connections_per_server:
                 return
             self._waiting.popleft()
             self._resolve(ticket)
@@ -377,7 +395,7 @@ class HttpPool:
 
     def _resolved(self, ticket: Ticket, found: list[Address] | None, reason: str) -> None:
         self._resolving.pop(ticket, None)
-        if ticket.done or (self._stopped and not ticket.farewell):
+        if ticket.done or (self._stopped and not ticket.request.farewell):
             self._pump()
             return
         if found and not self._numeric:
@@ -418,11 +436,11 @@ class HttpPool:
         it failed."""
         self._stopped = True
         for ticket in [*self._waiting, *self._resolving]:
-            if not ticket.done and not ticket.farewell:
+            if not ticket.done and not ticket.request.farewell:
                 ticket.done = True
                 ticket.receiver.response_failed(False, "stopped")
         for connection in list(self._open):
-            if connection.ticket is None or not connection.ticket.farewell:
+            if connection.ticket is None or not connection.ticket.request.farewell:
                 connection.fail("stopped", sent=True)
         self.hub.after(self.hub.limits.discard_timeout_s, "farewell", self._abandon_all)
 

@@ -14,8 +14,7 @@ from mcpgate_proto.hub import Hub
 from mcpgate_proto.security.forward import pick
 from mcpgate_proto.timers import Timer
 from mcpgate_proto.upstream.channel import OpenRequests
-from mcpgate_proto.upstream.credentials import Pool, Sent
-from mcpgate_proto.upstream.http_pool import Origin
+from mcpgate_proto.upstream.http_pool import HttpRequest, Origin, Pool, Sent, base_headers
 from mcpgate_proto.upstream.link import LinkOwner, Loss, Outgoing, note_redirect
 from mcpgate_proto.wire import jsonrpc, sse
 from mcpgate_proto.wire.http1_grammar import Headers
@@ -39,11 +38,7 @@ class SseLink:
         self.failure = ""
         self._pool = pool
         self._version: str | None = None
-        self._base = [
-            ("Host", pool.origin.authority),
-            ("User-Agent", f"mcpgate/{hub.config.version}"),
-            ("Accept-Encoding", "identity"),
-        ]
+        self._base = base_headers(hub, pool.origin)
         self._stream: Sent | None = None
         self._events: sse.SseDecoder | None = None
         self._endpoint: str | None = None
@@ -56,7 +51,8 @@ class SseLink:
     def start(self) -> None:
         self._timer = self._hub.after(self._hub.limits.handshake_timeout_s, "sse endpoint", self._late)
         headers = [*self._base, *self._pool.headers, ("Accept", EVENTS)]
-        self._stream = self._pool.send(self, "GET", headers, pinned=True)
+        wanted = HttpRequest("GET", self._pool.origin.target, headers, pinned=True)
+        self._stream = self._pool.send(self, wanted)
 
     def _late(self) -> None:
         self._timer = None
@@ -65,10 +61,9 @@ class SseLink:
     # -- the stream
 
     def response_head(self, status: int, headers: Headers) -> None:
-        kind = (headers.get("content-type") or "").split(";", 1)[0].strip().lower()
         if 300 <= status < 400:
             note_redirect(self._hub, self._config.name, status)
-        if status != 200 or kind != EVENTS:
+        if status != 200 or headers.media_type != EVENTS:
             self._down(f"its event stream was refused (HTTP {status})")
             return
         self._events = sse.SseDecoder(self._hub.limits.sse_event_bytes)
@@ -139,7 +134,7 @@ class SseLink:
         if self._version is not None:
             headers.append(("MCP-Protocol-Version", self._version))
         posted = Posted(self, request, done)
-        posted.ticket = self._pool.send(posted, "POST", headers, message, target=self._endpoint)
+        posted.ticket = self._pool.send(posted, HttpRequest("POST", self._endpoint, headers, message))
         posted.timer = self._hub.after(self._hub.limits.notify_timeout_s, "sse post", posted.expire)
         self._posts[posted] = None
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mcpgate_proto.config import IssuerConfig
-from mcpgate_proto.security.egress import Kind, Place, kind_of, parse_url
 from mcpgate_proto.upstream.fetch import Fetcher, FetchFailed, FetchRequest, FetchResult
+from mcpgate_proto.upstream.oauth_discovery import is_local
 
 __all__ = ["fetch_key_set"]
 
@@ -27,9 +27,6 @@ def fetch_key_set(fetcher: Fetcher, issuer: IssuerConfig, done: Callable[[bytes 
 
     # The operator has written it down: an issuer on the own network is normal, one on this machine only where
     # the URL says so, not where its name happens to lead here.
-    place = parse_url(issuer.jwks_url, allow_loopback=True)
-    local = isinstance(place, Place) and (place.host == "localhost" or kind_of(place.host) is Kind.LOOPBACK)
-    request = FetchRequest(
-        url=issuer.jwks_url, allow_loopback=local, allow_private=True, ca_file=issuer.ca_file
-    )
+    url = issuer.jwks_url
+    request = FetchRequest(url=url, allow_loopback=is_local(url), allow_private=True, ca_file=issuer.ca_file)
     fetcher.fetch(request, fetched)

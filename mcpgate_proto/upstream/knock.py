@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mcpgate_proto.hub import Hub
-from mcpgate_proto.upstream.credentials import Sent
+from mcpgate_proto.upstream.http_pool import Sent
 from mcpgate_proto.wire.http1_grammar import Headers
 
 __all__ = ["NO_SESSIONS", "Knock"]

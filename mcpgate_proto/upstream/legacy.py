@@ -335,36 +335,14 @@ class LegacySession(UpstreamSession):
 
     # -- messages in
 
-    def link_message(self, message: jsonrpc.Message, origin: int | None) -> None:
-        kind = type(message)
-        if kind is jsonrpc.Result:
-            self._result(message)  # type: ignore[arg-type]
-        elif kind is jsonrpc.Notification:
-            self._notification(message, origin)  # type: ignore[arg-type]
-        elif kind is jsonrpc.Request:
-            self._asked(message, origin)  # type: ignore[arg-type]
-        else:
-            self._error(message)  # type: ignore[arg-type]
+    def _result(self, number: int, result: Members) -> None:
+        self._finish(number, result)
 
-    def _result(self, message: jsonrpc.Result) -> None:
-        if not isinstance(message.id, int):
-            self.hub.count("upstream_unknown_responses")
-            return
-        try:
-            members = jsonrpc.members(message.result)
-        except jsonrpc.JsonFault:
-            self._finish(message.id, Fault(FaultKind.INTERNAL, "the server's result is not an object"))
-            return
-        self._finish(message.id, members)
-
-    def _error(self, message: jsonrpc.ErrorReply) -> None:
-        if not isinstance(message.id, int):
-            self.hub.count("upstream_unknown_responses")
-            return
-        exchange = self.calls.get(message.id)
+    def _error(self, number: int, message: jsonrpc.ErrorReply) -> None:
+        exchange = self.calls.get(number)
         method, params = (exchange.operation.method, exchange.operation.params) if exchange else ("", {})
         fault = codes.from_legacy_error(message.code, message.message, message.data, method, params)
-        self._finish(message.id, fault)
+        self._finish(number, fault)
 
     def _finish(self, number: int, outcome: Members | Fault) -> None:
         if self._own_answer(number, outcome):
@@ -404,13 +382,8 @@ class LegacySession(UpstreamSession):
         else:
             self.hub.count("upstream_unknown_notifications")
 
-    def progressed(self, params: Members) -> None:
-        token = jsonrpc.integer(params.get("progressToken", EMPTY))
-        value = values.number(params.get("progress", EMPTY))
-        told = values.without(params, "progressToken", "_meta")
-        known = token is None or value is None or token in self.calls
-        if known or not self.tasks.progressed(token or 0, value or 0.0, told):
-            super().progressed(params)
+    def pass_progress(self, token: int, value: float, told: Members) -> bool:
+        return super().pass_progress(token, value, told) or self.tasks.progressed(token, value, told)
 
     def _logged(self, params: Members, origin: int | None) -> None:
         exchange = self.log_owner(origin)

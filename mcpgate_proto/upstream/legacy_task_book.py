@@ -168,7 +168,7 @@ class TaskBook:
         self._listens[exchange] = dict.fromkeys(wanted, b"")
         for task in wanted:
             if task.poll is None:
-                task.poll = self._hub.after(0.0, "task poll", lambda task=task: self._poll(task))  # type: ignore[misc]
+                self._poll_in(task, 0.0)
 
     def _listened(self, task: LegacyTask) -> bool:
         return any(task in one for one in self._listens.values())
@@ -302,13 +302,15 @@ class TaskBook:
 
     def _missed(self, task: LegacyTask, fault: Fault) -> None:
         """It could not be asked about; or the server does not know it any more."""
-        task.losses += 1
         if fault.kind is FaultKind.INVALID_PARAMS:
             self._end(task, UNKNOWN)
             return
         for exchange in self._take_waiting(task):
             exchange.fail(fault)
-        if task.losses > LOSSES and self.wanted(task):
+        if not self.wanted(task):
+            return
+        task.losses += 1
+        if task.losses > LOSSES:
             self._end(task, fault)
         else:
             self._later(task)
@@ -355,8 +357,8 @@ class TaskBook:
 
     def _ask_result(self, task: LegacyTask, wait_s: float | None) -> None:
         params = {"taskId": jsonrpc.to_raw(task.id)}
-        answered: Callable[[Members | Fault], None] = lambda answer: self._resulted(task, answer)  # noqa: E731
-        task.result = self._session.request(RESULT, params, answered, wait_s)
+        session = self._session
+        task.result = session.request(RESULT, params, lambda answer: self._resulted(task, answer), wait_s)
 
     def _resulted(self, task: LegacyTask, answer: Members | Fault) -> None:
         task.result = 0
@@ -414,6 +416,9 @@ class TaskBook:
             wait_s = min(wait_s * 2.0**task.losses, limits.task_poll_most_s)
         if driver is not None:
             driver.rest(wait_s)
+        self._poll_in(task, wait_s)
+
+    def _poll_in(self, task: LegacyTask, wait_s: float) -> None:
         task.poll = self._hub.after(wait_s, "task poll", lambda: self._poll(task))
 
     def _poll(self, task: LegacyTask) -> None:

@@ -1,7 +1,7 @@
 """The line between what a session says and how it travels to a server.
 
 Owns: the two protocols `Link` (a way to one server: a child's pipes, or HTTP) and `LinkOwner` (what
-speaks over it), and `Outgoing`, one request.
+speaks over it), `Outgoing`, one request, what its `Loss` means, and the record of a redirect.
 Must never: know a revision's messages.
 """
 

@@ -112,7 +112,8 @@ class LoginWallet(Wallet):
         if not self.requested:
             self.requested = entry.scopes
         if self._is_news(entry):
-            self._use(entry)
+            self.take(oauth.Token(entry.access, self._left_s(entry)))
+            self._release(entry.access)
         elif entry.refresh and not self.forced and (self._rejection is None or self._rejection.status == 401):
             self._discover(self._refresh)
         elif self._rejection is None and self._challenge is None and not self.forced:
@@ -124,22 +125,16 @@ class LoginWallet(Wallet):
 
     def _is_news(self, entry: Entry) -> bool:
         """Somebody has put a token there that this wallet has not tried."""
-        if not entry.access or self.forced or self._left_s(entry) <= 0:
+        left = self._left_s(entry)
+        if not entry.access or self.forced or (left is not None and left <= 0):
             return False
         mine = self.held.access if self.held is not None else None
         refused = self._rejection.access if self._rejection is not None else None
         return entry.access not in (mine, refused)
 
-    def _left_s(self, entry: Entry) -> float:
-        """How long the stored token is good for, by the time of day."""
-        return entry.expires_wall - self.hub.wall if entry.expires_wall else self.hub.limits.token_margin_s
-
-    def _use(self, entry: Entry) -> None:
-        self.take(oauth.Token(entry.access))
-        if entry.expires_wall and self.held is not None:
-            left = self._left_s(entry)
-            self.held = Held(entry.access, self.hub.now, self.hub.now + left)
-        self._release(entry.access)
+    def _left_s(self, entry: Entry) -> float | None:
+        """How long the stored token is good for, by the time of day; None: nobody said."""
+        return entry.expires_wall - self.hub.wall if entry.expires_wall else None
 
     def _release(self, outcome: str | Denial) -> None:
         self._unlock()
@@ -161,6 +156,9 @@ class LoginWallet(Wallet):
         expires = self.hub.wall + token.expires_in_s if token.expires_in_s is not None else 0.0
         scopes = token.scopes if token.scopes is not None else self.requested
         entry = Entry(client, token.access, token.refresh or refresh, expires, scopes)
+        self._write(issuer, entry)
+
+    def _write(self, issuer: str, entry: Entry) -> None:
         self._record = self._record.with_entry(issuer, entry)
         self._desk.keep(self._name, encode_record(self._record))
 
@@ -182,7 +180,7 @@ class LoginWallet(Wallet):
                 then(found)
 
         challenge = self._challenge or oauth.Challenge()
-        Discovery(self.errand, challenge, discovered).start(lambda act: self.hub.after(0.0, "discovery", act))
+        Discovery(self.hub, self.errand, challenge, discovered).start()
 
     def _log(self, event: str, reason: str) -> None:
         self.hub.emit(
@@ -209,8 +207,6 @@ class LoginWallet(Wallet):
             elif result.final:
                 self._forget(found.server.issuer, entry, client, result)
                 self._want_login()
-            elif not self.expired and self._rejection is None and self.held is not None:
-                self._release(self.held.access)  # it is good for a while yet
             else:
                 self._log("refresh_failed", result.reason)
                 self._refuse(result)
@@ -222,16 +218,14 @@ class LoginWallet(Wallet):
         self._log("refresh_refused", denial.reason)
         kept = None if denial.code == "invalid_client" else entry.client
         left = msgspec.structs.replace(entry, refresh="", access="", expires_wall=0.0, client=kept)
-        self._record = self._record.with_entry(issuer, left)
-        self._desk.keep(self._name, encode_record(self._record))
+        self._write(issuer, left)
         self.held = None
 
     def _forget_client(self, issuer: str) -> None:
         """An authorization server that does not know the client shows an error to the person, not to us."""
         entry = self._record.entries.get(issuer)
         if entry is not None and entry.client is not None:
-            self._record = self._record.with_entry(issuer, msgspec.structs.replace(entry, client=None))
-            self._desk.keep(self._name, encode_record(self._record))
+            self._write(issuer, msgspec.structs.replace(entry, client=None))
 
     # -- login
 
@@ -291,13 +285,10 @@ class LoginWallet(Wallet):
                 self._forget_client(found.server.issuer)
             self._refuse(result)
         else:
-            self._log_in_done(found)
-            self._keep(found.server.issuer, result.client, result.token, "")
+            name, issuer = self.errand.config.name, found.server.issuer
+            self.hub.emit("notice", "login_done", server=name, principal=self.principal, issuer=issuer)
+            self._keep(issuer, result.client, result.token, "")
             self._release(result.token.access)
-
-    def _log_in_done(self, found: Found) -> None:
-        name, issuer = self.errand.config.name, found.server.issuer
-        self.hub.emit("notice", "login_done", server=name, principal=self.principal, issuer=issuer)
 
     def stop(self) -> None:
         super().stop()

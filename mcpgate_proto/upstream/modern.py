@@ -159,28 +159,17 @@ class ModernSession(UpstreamSession):
 
     # -- messages in
 
-    def link_message(self, message: jsonrpc.Message, origin: int | None) -> None:
-        kind = type(message)
-        if kind is jsonrpc.Result:
-            self._result(message)  # type: ignore[arg-type]
-        elif kind is jsonrpc.Notification:
-            self._notification(message, origin)  # type: ignore[arg-type]
-        elif kind is jsonrpc.ErrorReply:
-            self._error(message)  # type: ignore[arg-type]
-        else:
-            # B8: a modern server never asks by request. It gets no answer on a pipe that knows none.
-            self.hub.count("upstream_requests_refused")
+    def _asked(self, message: jsonrpc.Request, origin: int | None) -> None:
+        """B8: a modern server never asks by request. It gets no answer on a pipe that knows none."""
+        self.hub.count("upstream_requests_refused")
 
-    def _error(self, message: jsonrpc.ErrorReply) -> None:
-        if not isinstance(message.id, int):
-            self.hub.count("upstream_unknown_responses")
-            return
-        exchange = self.calls.get(message.id)
+    def _error(self, number: int, message: jsonrpc.ErrorReply) -> None:
+        exchange = self.calls.get(number)
         if message.code == codes.HEADER_MISMATCH and exchange is not None and self._replan(exchange):
             return
         method, params = (exchange.operation.method, exchange.operation.params) if exchange else ("", {})
         fault = codes.from_modern_error(message.code, message.message, message.data, method, params)
-        self._finish(message.id, fault)
+        self._finish(number, fault)
 
     def _replan(self, exchange: Exchange) -> bool:
         """D5: read the tool's definition again and send the call once more; it was refused, not executed."""
@@ -200,16 +189,7 @@ class ModernSession(UpstreamSession):
         self.host.replan(exchange, planned)
         return True
 
-    def _result(self, message: jsonrpc.Result) -> None:
-        number = message.id
-        if not isinstance(number, int):
-            self.hub.count("upstream_unknown_responses")
-            return
-        try:
-            result = jsonrpc.members(message.result)
-        except jsonrpc.JsonFault:
-            self._finish(number, Fault(FaultKind.INTERNAL, "the server's result is not an object"))
-            return
+    def _result(self, number: int, result: Members) -> None:
         told = result.pop("resultType", None)
         kind = "complete" if told is None else jsonrpc.text(told)
         if kind == "input_required" and self._may_ask(number):
@@ -260,7 +240,7 @@ class ModernSession(UpstreamSession):
         elif isinstance(outcome, Fault):
             exchange.fail(outcome)
         else:
-            exchange.complete(_bare(outcome))
+            exchange.complete(meta.bare(outcome))
 
     # -- tasks
 
@@ -281,7 +261,7 @@ class ModernSession(UpstreamSession):
             return False
         self.drop(exchange)
         if operation.takes_task:
-            exchange.complete_with_task(_bare(result))
+            exchange.complete_with_task(meta.bare(result))
             return True
         operation.task, operation.answers = state, Raw(b"")
         self.hub.count("tasks_driven")
@@ -293,12 +273,11 @@ class ModernSession(UpstreamSession):
         """An answer about a task that is driven."""
         operation = exchange.operation
         limits = self.hub.limits
-        if isinstance(outcome, Fault) and operation.method != "tools/call":
-            exchange.fail(outcome)
-            return
         if isinstance(outcome, Fault):
-            told = f"the server lost the task that it made of the call: {outcome.message[:200]}"
-            exchange.fail(Fault(FaultKind.INTERNAL, told))
+            if operation.method == "tools/call":
+                told = f"the server lost the task that it made of the call: {outcome.message[:200]}"
+                outcome = Fault(FaultKind.INTERNAL, told)
+            exchange.fail(outcome)
             return
         operation.losses = 0
         if operation.answers:
@@ -314,7 +293,7 @@ class ModernSession(UpstreamSession):
         elif isinstance(told_of, Fault):
             exchange.fail(told_of)
         else:
-            exchange.complete(_bare(told_of.result))
+            exchange.complete(meta.bare(told_of.result))
 
     def _poll_later(self, exchange: Exchange, wait_s: float) -> None:
         exchange.rest(wait_s)
@@ -553,14 +532,3 @@ class ModernSession(UpstreamSession):
 
     def roots_changed(self) -> None:
         """Modern roots have no such notification (L17)."""
-
-
-def _bare(result: Members) -> Members:
-    """A result without what its `_meta` says of this hop (L0.1)."""
-    if "_meta" not in result:
-        return result
-    kept = meta.end_to_end(values.object_or_empty(result["_meta"]))
-    rest = values.without(result, "_meta")
-    if kept:
-        rest["_meta"] = jsonrpc.encode_object(kept)
-    return rest

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from mcpgate_proto.config import OAuthConfig, ServerConfig
+from mcpgate_proto.hub import Hub
 from mcpgate_proto.security.egress import Kind, Place, kind_of, parse_url
 from mcpgate_proto.upstream import oauth
 from mcpgate_proto.upstream.fetch import Done, Fetcher, FetchFailed, FetchRequest, FetchResult
@@ -34,7 +35,7 @@ class Found(msgspec.Struct, frozen=True):
 
 
 def is_local(url: str) -> bool:
-    """The server is on this machine, so what it names may be too."""
+    """Whether the server at `url` is on this machine, so that what it names may be too."""
     place = parse_url(url, allow_loopback=True)
     return isinstance(place, Place) and (place.host == "localhost" or kind_of(place.host) is Kind.LOOPBACK)
 
@@ -74,8 +75,9 @@ class Discovery:
     """One discovery. `done` gets what was found, or why nothing was: our own text; never from within."""
 
     def __init__(
-        self, errand: Errand, challenge: oauth.Challenge, done: Callable[[Found | str], None]
+        self, hub: Hub, errand: Errand, challenge: oauth.Challenge, done: Callable[[Found | str], None]
     ) -> None:
+        self._hub = hub
         self._errand = errand
         self._challenge = challenge
         self._done = done
@@ -83,21 +85,22 @@ class Discovery:
         self._scopes: tuple[str, ...] | None = None
         self._urls: list[str] = []
 
-    def start(self, after: Callable[[Callable[[], None]], object]) -> None:
-        """Begin. `after` runs something soon, for what is decided at once."""
+    def start(self) -> None:
         wants = self._errand.wants
         if wants.token_url:
             issuer = wants.issuer or _origin(wants.token_url)
             known = oauth.AuthorizationServer(issuer=issuer, token_endpoint=wants.token_url)
-            after(lambda: self._done(self._found(known)))
+            self._soon(self._found(known))
             return
         urls = oauth.resource_urls(self._errand.config.url, self._challenge)
         if isinstance(urls, str):
-            reason = urls
-            after(lambda: self._done(reason))
+            self._soon(urls)
             return
         self._urls = urls
         self._next_resource()
+
+    def _soon(self, result: Found | str) -> None:
+        self._hub.after(0.0, "discovery", lambda: self._done(result))
 
     # -- the resource
 

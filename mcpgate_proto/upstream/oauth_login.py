@@ -12,13 +12,13 @@ Must never: accept an answer that does not carry its state, or send a code to an
 from __future__ import annotations
 
 from collections.abc import Callable
-from urllib.parse import urlsplit
 
 import msgspec
 
 from mcpgate_proto.config import OAuthConfig
 from mcpgate_proto.effects import Address
 from mcpgate_proto.hub import Hub
+from mcpgate_proto.security.egress import Place, parse_url
 from mcpgate_proto.timers import Timer
 from mcpgate_proto.upstream import oauth
 from mcpgate_proto.upstream.desk import Callback, Desk, Respond
@@ -89,8 +89,9 @@ class Login:
         self._fail(Denial("nobody logged in in time", code=NOBODY))
 
     def _port_before(self) -> int:
-        """Not every authorization server lets the port differ, as RFC 8252 section 7.3 wants it."""
-        return urlsplit(self._known.redirect_uri).port or 0 if self._known is not None else 0
+        """Not every authorization server lets the port differ, as RFC 8252 section 7.3 wants it. 0: any."""
+        place = parse_url(self._known.redirect_uri, allow_loopback=True) if self._known is not None else None
+        return place.port if isinstance(place, Place) else 0
 
     # -- listen
 

@@ -55,8 +55,9 @@ def _method(wants: OAuthConfig, server: oauth.AuthorizationServer) -> str:
         return "private_key_jwt"
     if not wants.client_secret:
         return "none"
-    basic = "client_secret_basic" in server.auth_methods
-    return "client_secret_post" if "client_secret_post" in server.auth_methods and not basic else METHODS[1]
+    offered = server.auth_methods
+    only_post = "client_secret_post" in offered and "client_secret_basic" not in offered
+    return "client_secret_post" if only_post else "client_secret_basic"
 
 
 class Tokens:
@@ -134,8 +135,7 @@ class Tokens:
         done: Callable[[oauth.Registration | Denial], None],
     ) -> None:
         """Dynamic registration (RFC 7591); `found` has a registration endpoint."""
-        offered = [one for one in METHODS if one in found.server.auth_methods] or ["none"]
-        method = offered[0]
+        method = next((one for one in METHODS if one in found.server.auth_methods), "none")
         body = oauth.registration_body(redirect_uri, scopes, method, self._hub.config.version)
 
         def answered(result: FetchResult) -> None:

@@ -39,6 +39,12 @@ from mcpgate_proto.upstream.watches import Watches
 
 __all__ = ["UpstreamServer"]
 
+IDLE = "it was idle"
+EVICTED = "another client needs its place"
+DESERTED = "its client is gone"
+# Ends that are no failures.
+QUIET = (IDLE, RETIRED, EVICTED, DESERTED)
+
 
 class UpstreamServer:
     """See the head of this file. Implements `relay.ports.Server` and `upstream.session.Host`."""
@@ -233,20 +239,16 @@ class UpstreamServer:
         self._credentials.asked_by(client.principal)
         blocked = self._credentials.blocks(principal)
         if blocked is not None:
-            if not self._credentials.waits(principal):
-                waiter.got(blocked)
-                return True
-            if not waiter.own or self.hub.config.transparent:
-                # People need time; but who asks for lists only should not wait for them if there are others.
-                self._waiting.extend(waiter, self.hub.limits.login_wait_s)
-            return False
+            if self._credentials.waits(principal):
+                self._wait_for_login(waiter)
+                return False
+            waiter.got(blocked)
+            return True
         era = era_for(self.eras, client.era)
         if era is None:
-            if self.eras[Era.LEGACY] is False and self.eras[Era.MODERN] is False:
-                waiter.got(self._down("it speaks no era that mcpgate knows"))
-                return True
-            if self._supervisor.circuit_open:
-                waiter.got(self._down())
+            lacks_both = self.eras[Era.LEGACY] is False and self.eras[Era.MODERN] is False
+            if lacks_both or self._supervisor.circuit_open:
+                waiter.got(self._down("it speaks no era that mcpgate knows" if lacks_both else ""))
                 return True
             self._discover_era(client)
             return False
@@ -272,13 +274,20 @@ class UpstreamServer:
         if self._supervisor.circuit_open:
             waiter.got(self._down())
             return True
-        if self._supervisor.waiting:
-            return False
-        limits = self.hub.limits
-        room = self.hub.upstream_sessions < limits.upstream_sessions or not self.sessions
-        if (room and len(self.sessions) < limits.upstream_sessions_per_server) or self._evict():
+        if not self._supervisor.waiting and (self._has_room() or self._evict()):
             self._open(key)
         return False
+
+    def _wait_for_login(self, waiter: Waiter) -> None:
+        """People need time; but who asks for lists only should not wait for them if there are others."""
+        if not waiter.own or self.hub.config.transparent:
+            self._waiting.extend(waiter, self.hub.limits.login_wait_s)
+
+    def _has_room(self) -> bool:
+        """For one session more; each server may have one, however many the others have."""
+        limits = self.hub.limits
+        room = self.hub.upstream_sessions < limits.upstream_sessions or not self.sessions
+        return room and len(self.sessions) < limits.upstream_sessions_per_server
 
     def _main(self, key: PoolKey) -> Session | None:
         """The one session in which the calls of a principal are made, where there is just one: many servers
@@ -329,7 +338,7 @@ class UpstreamServer:
     def _evict(self) -> bool:
         for session in self.sessions:
             if session.can_go and session.ready and not session.watches:
-                session.end("another client needs its place", None)
+                session.end(EVICTED, None)
                 return True
         return False
 
@@ -341,10 +350,10 @@ class UpstreamServer:
         def got(session: Session | Fault) -> None:
             if isinstance(session, Fault):
                 exchange.fail(session)
-            elif exchange.phase is Phase.DONE:
-                self._untake(session, operation.interactive)
-            else:
+            elif exchange.phase is not Phase.DONE:
                 exchange.bind(session)
+            elif operation.interactive:
+                session.untake()
 
         if operation.session:
             got(home(self.sessions, operation.client, operation.session))
@@ -352,10 +361,6 @@ class UpstreamServer:
         wanted = lambda: exchange.phase is not Phase.DONE  # noqa: E731
         waiter = Waiter(operation.client, operation.interactive, got, wanted, rest=exchange.rest)
         self._acquire(waiter, self.hub.limits.lease_wait_s)
-
-    def _untake(self, session: Session, interactive: bool) -> None:
-        if interactive:
-            session.untake()
 
     def prepare(self, client: Client, done: Callable[[ServerFace | Fault], None]) -> None:
         def got(session: Session | Fault) -> None:
@@ -418,9 +423,9 @@ class UpstreamServer:
 
     def unwatch(self, client: Client, uri: str) -> None:
         era = era_for(self.eras, client.era)
-        if era is None or not self._watches.remove(principal_of(self.config, client), era, uri):
-            return
         principal = principal_of(self.config, client)
+        if era is None or not self._watches.remove(principal, era, uri):
+            return
         for session in list(self.sessions):
             if session.ready and session.era is era and session.key.principal == principal:
                 session.unwatch(uri)
@@ -440,7 +445,7 @@ class UpstreamServer:
                 session.end(RETIRED, None)
                 continue
             if self.config.isolation == "session" and session.key.owner == client.key:
-                session.end("its client is gone", None)
+                session.end(DESERTED, None)
 
     def status(self) -> ServerStatus:
         return status_of(
@@ -504,9 +509,8 @@ class UpstreamServer:
         if fault is not None and self._trial_failed(session, fault):
             self._warm_up()
             self._waiting.pump()
-            self.listener.server_up(
-                self.name, None
-            )  # in the other era, for clients who wait for it in this one
+            # In the other era, for clients who wait for it in this one.
+            self.listener.server_up(self.name, None)
             return
         self.hub.emit("notice", "server_session_over", server=self.name, reason=reason, **stderr_of(session))
         if reason == FORGOTTEN and self.hub.now - session.began_at >= 1.0:
@@ -584,8 +588,3 @@ class UpstreamServer:
             if idle and session.ready and not session.busy and not session.watches and not session.users:
                 self._warm = False
                 session.end(IDLE, None)
-
-
-IDLE = "it was idle"
-# Ends that are no failures.
-QUIET = (IDLE, RETIRED, "another client needs its place", "its client is gone")

@@ -263,6 +263,37 @@ class UpstreamSession:
         raise NotImplementedError
 
     def link_message(self, message: jsonrpc.Message, origin: int | None) -> None:
+        if isinstance(message, jsonrpc.Notification):
+            self._notification(message, origin)
+        elif isinstance(message, jsonrpc.Request):
+            self._asked(message, origin)
+        elif not isinstance(message.id, int):
+            self.hub.count("upstream_unknown_responses")
+        elif isinstance(message, jsonrpc.ErrorReply):
+            self._error(message.id, message)
+        else:
+            try:
+                result = jsonrpc.members(message.result)
+            except jsonrpc.JsonFault:
+                self._finish(message.id, Fault(FaultKind.INTERNAL, "the server's result is not an object"))
+            else:
+                self._result(message.id, result)
+
+    def _notification(self, message: jsonrpc.Notification, origin: int | None) -> None:
+        raise NotImplementedError
+
+    def _asked(self, message: jsonrpc.Request, origin: int | None) -> None:
+        """The server sends a request of its own."""
+        raise NotImplementedError
+
+    def _error(self, number: int, message: jsonrpc.ErrorReply) -> None:
+        raise NotImplementedError
+
+    def _result(self, number: int, result: Members) -> None:
+        raise NotImplementedError
+
+    def _finish(self, number: int, outcome: Members | Fault) -> None:
+        """A request has its answer."""
         raise NotImplementedError
 
     def link_lost(self, request: int, loss: Loss, status: int) -> None:
@@ -328,11 +359,16 @@ class UpstreamSession:
         """`progressToken` is the id we gave the request."""
         token = jsonrpc.integer(params.get("progressToken", EMPTY))
         value = values.number(params.get("progress", EMPTY))
-        exchange = self.calls.get(token) if token is not None else None
-        if exchange is None or value is None:
+        told = values.without(params, "progressToken", "_meta")
+        if token is None or value is None or not self.pass_progress(token, value, told):
             self.hub.count("upstream_stray_progress")
-            return
-        exchange.progress(value, values.without(params, "progressToken", "_meta"))
+
+    def pass_progress(self, token: int, value: float, told: Members) -> bool:
+        """Tell whom it belongs to; false where that is nobody."""
+        exchange = self.calls.get(token)
+        if exchange is not None:
+            exchange.progress(value, told)
+        return exchange is not None
 
     def log_owner(self, origin: int | None) -> Exchange | None:
         """The call that a log message belongs to, where that is certain enough to tell its client."""

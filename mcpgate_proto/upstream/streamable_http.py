@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
+
 from mcpgate_proto.config import ServerConfig
 from mcpgate_proto.hub import Hub
 from mcpgate_proto.security.forward import pick
 from mcpgate_proto.timers import Timer
-from mcpgate_proto.upstream.credentials import Pool, Sent
+from mcpgate_proto.upstream.http_pool import HttpRequest, Pool, Sent, base_headers
 from mcpgate_proto.upstream.knock import Knock
 from mcpgate_proto.upstream.link import LinkOwner, Loss, Outgoing, note_redirect
 from mcpgate_proto.wire import jsonrpc, sse
@@ -34,7 +36,7 @@ RETRY_LEAST_S = 0.1
 class Post:
     """The response to one POST, and what becomes of its stream. `request` None: a notification."""
 
-    def __init__(self, link: HttpLink, request: int | None) -> None:
+    def __init__(self, link: HttpLink, request: int | None, done: Callable[[], None] | None = None) -> None:
         self.link = link
         self.request = request
         self.ticket: Sent | None = None
@@ -50,13 +52,13 @@ class Post:
         self._timer: Timer | None = None
         self.abandoned = False
         # Called once the server has taken the message, or never will.
-        self.done: Callable[[], None] | None = None
+        self.done = done
 
     # -- Receiver
 
     def response_head(self, status: int, headers: Headers) -> None:
         self.status = status
-        kind = (headers.get("content-type") or "").split(";", 1)[0].strip().lower()
+        kind = headers.media_type
         self._events = sse.SseDecoder(self.link.hub.limits.sse_event_bytes) if kind == EVENTS else None
         self._json = kind == JSON
         self._body = []
@@ -235,8 +237,7 @@ class GetStream:
 
     def response_head(self, status: int, headers: Headers) -> None:
         self._status = status
-        kind = (headers.get("content-type") or "").split(";", 1)[0].strip().lower()
-        if status == 200 and kind == EVENTS:
+        if status == 200 and headers.media_type == EVENTS:
             self._events = sse.SseDecoder(self.link.hub.limits.sse_event_bytes)
         self._settled()
 
@@ -297,11 +298,8 @@ class HttpLink:
         self._pool = pool
         self._version: str | None = None
         self._minting = False
-        self._base = [
-            ("Host", pool.origin.authority),
-            ("User-Agent", f"mcpgate/{hub.config.version}"),
-            ("Accept-Encoding", "identity"),
-        ]
+        self._target = pool.origin.target
+        self._base = base_headers(hub, pool.origin)
         self._forwarding = [name.lower() for name in config.forward_headers]
         self._posts: dict[int, Post] = {}
         self._others: dict[Post, None] = {}
@@ -330,7 +328,8 @@ class HttpLink:
     def _post(self, post: Post, message: bytes, extra: tuple[tuple[str, str], ...], pinned: bool) -> None:
         headers = self._headers(extra, f"{JSON}, {EVENTS}")
         headers.append(("Content-Type", JSON))
-        post.ticket = self._pool.send(post, "POST", headers, message, pinned=pinned)
+        request = HttpRequest("POST", self._target, headers, message, pinned)
+        post.ticket = self._pool.send(post, request)
 
     def request(self, outgoing: Outgoing) -> None:
         post = Post(self, outgoing.id)
@@ -339,14 +338,13 @@ class HttpLink:
         self._post(post, outgoing.message, headers, outgoing.pinned)
 
     def notify(self, message: bytes) -> None:
-        post = Post(self, None)
-        self._others[post] = None
-        self._post(post, message, (), False)
-        post.expire(self.hub.limits.notify_timeout_s)
+        self._tell(message, None)
 
     def introduce(self, message: bytes, done: Callable[[], None]) -> None:
-        post = Post(self, None)
-        post.done = done
+        self._tell(message, done)
+
+    def _tell(self, message: bytes, done: Callable[[], None] | None) -> None:
+        post = Post(self, None, done)
         self._others[post] = None
         self._post(post, message, (), False)
         post.expire(self.hub.limits.notify_timeout_s)
@@ -356,29 +354,30 @@ class HttpLink:
 
     def get(self, receiver: Post | GetStream, last_id: str | None) -> Sent:
         extra = (("Last-Event-ID", last_id),) if last_id else ()
-        return self._pool.send(receiver, "GET", self._headers(extra, EVENTS), pinned=True)
+        request = HttpRequest("GET", self._target, self._headers(extra, EVENTS), pinned=True)
+        return self._pool.send(receiver, request)
 
     def body(self, post: Post | None, data: bytes) -> bool:
         """One body or event: hand its messages on. False when it is none."""
         known = False
         origin = post.request if post is not None else None
         for message in jsonrpc.decode(data, self.hub.limits, allow_batch=True):
-            kind = type(message)
-            if kind is jsonrpc.Malformed:
+            if isinstance(message, jsonrpc.Malformed):
                 self.hub.count("upstream_garbage_messages")
                 continue
             known = True
-            if kind is jsonrpc.Result or kind is jsonrpc.ErrorReply:
+            if isinstance(message, jsonrpc.Result | jsonrpc.ErrorReply):
                 if post is None or post.answered:
                     continue  # a response belongs to the stream of its request (C30)
-                if kind is jsonrpc.ErrorReply and origin is not None and _means_this(post, message):  # type: ignore[arg-type]
-                    message = jsonrpc.ErrorReply(origin, message.code, message.message, message.data)  # type: ignore[union-attr]
-                if message.id != origin:  # type: ignore[union-attr]
+                if isinstance(message, jsonrpc.ErrorReply) and origin is not None:
+                    if _means_this(post, message):
+                        message = msgspec.structs.replace(message, id=origin)
+                if message.id != origin:
                     self.hub.count("upstream_unknown_responses")
                     continue
                 post.answered = True
                 self._posts.pop(post.request or 0, None)
-            self.owner.link_message(message, origin)  # type: ignore[arg-type]
+            self.owner.link_message(message, origin)
         return known
 
     def headers_of(self, post: Post, headers: Headers) -> None:
@@ -416,7 +415,8 @@ class HttpLink:
 
     def knock(self, done: Callable[[int], None]) -> None:
         self._knock = Knock(self.hub, done)
-        self._knock.sent = self._pool.send(self._knock, "GET", self._headers((), EVENTS))
+        request = HttpRequest("GET", self._target, self._headers((), EVENTS))
+        self._knock.sent = self._pool.send(self._knock, request)
 
     def expect_session(self) -> None:
         self._minting = True
@@ -441,7 +441,8 @@ class HttpLink:
             self._knock.stop()
         if self.session is not None:
             # S: DELETE when done (D10). Nobody waits for its answer.
-            self._pool.send(Farewell(), "DELETE", self._headers((), JSON), farewell=True)
+            request = HttpRequest("DELETE", self._target, self._headers((), JSON), farewell=True)
+            self._pool.send(Farewell(), request)
         for post in list(self._posts.values()):
             post.abandon()
         self._posts.clear()

@@ -53,8 +53,7 @@ class Supervisor:
         delay = self._hub.entropy.jitter(delay)
         retry_in_s = round(delay, 3)
         self._hub.emit("warning", "server_down", server=self._server, reason=reason, retry_in_s=retry_in_s)
-        if self._timer is None:
-            self._timer = self._hub.after(delay, "server restart", self._due)
+        self._timer = self._hub.after(delay, "server restart", self._due)
 
     def _due(self) -> None:
         self._timer = None

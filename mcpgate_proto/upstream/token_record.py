@@ -61,7 +61,7 @@ def read_record(data: bytes, principal: str, server: str) -> Record:
     empty = Record(principal, server)
     try:
         found = msgspec.json.decode(data, type=Record)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return empty
     mine = (found.format, found.principal, found.server) == (FORMAT, principal, server)
     tokens = [token for one in found.entries.values() for token in (one.access, one.refresh) if token]

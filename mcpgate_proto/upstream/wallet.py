@@ -90,7 +90,7 @@ class Wallet:
         elif self.open:
             got("")
         elif self.hub.now < self.denied_until:
-            got(Denial(self.reason))
+            got(self.usable or Denial(self.reason))  # due, but good for a while yet
         else:
             self._begin(Waiting(got, None), None)
 
@@ -109,10 +109,6 @@ class Wallet:
             got(Denial(self.reason))
         else:
             self._begin(waiting, rejection)
-
-    def now(self) -> str:
-        """The token as it stands, for what cannot wait."""
-        return self.held.access if self.held is not None else ""
 
     def due(self, held: Held) -> bool:
         """It is time for another token."""
@@ -223,10 +219,7 @@ class ServiceWallet(Wallet):
             self._ask(self._found)
         else:
             challenge = self._challenge or oauth.Challenge()
-            Discovery(self.errand, challenge, self._discovered).start(self._soon)
-
-    def _soon(self, act: Callable[[], None]) -> None:
-        self.hub.after(0.0, "discovery", act)
+            Discovery(self.hub, self.errand, challenge, self._discovered).start()
 
     def _discovered(self, found: Found | str) -> None:
         if not self.working:

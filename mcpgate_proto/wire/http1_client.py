@@ -312,5 +312,4 @@ def _interim_fault(status: int, frame: Framing, count: int) -> str | None:
 
 
 def _is_stream(headers: Headers) -> bool:
-    media = headers.get("content-type") or ""
-    return media.partition(";")[0].strip(" \t").lower() == "text/event-stream"
+    return headers.media_type == "text/event-stream"

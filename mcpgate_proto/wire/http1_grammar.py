@@ -103,6 +103,11 @@ class Headers:
             return []
         return [part for part in [part.strip(" \t").lower() for part in value.split(",")] if part]
 
+    @property
+    def media_type(self) -> str:
+        """The `Content-Type` in lower case, without its parameters; empty where there is none."""
+        return (self.get("content-type") or "").partition(";")[0].strip().lower()
+
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and any(key == name.lower() for key, _ in self._fields)
 

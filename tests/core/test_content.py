@@ -134,6 +134,14 @@ def test_a_modern_client_gets_its_result_as_it_is() -> None:
     assert content.down_result("tools/call", result, REVISIONS[MODERN]) is result
 
 
+@pytest.mark.parametrize("told", [b'{"progressToken":1,"progressToken":2}', b"[]", b"{}"])
+def test_metadata_that_cannot_be_read_does_not_pass(told: bytes) -> None:
+    result = {"content": Raw(b"[]"), "_meta": Raw(told)}
+    for version in LEGACY_VERSIONS:
+        assert "_meta" not in content.down_result("tools/call", result, REVISIONS[version])
+    assert "_meta" not in content.up_result("tools/call", result)
+
+
 def test_facts_of_the_hop_leave_the_metadata_and_vendors_stay() -> None:
     server = {"io.modelcontextprotocol/serverInfo": {"name": "s", "version": "1"}}
     task = {"io.modelcontextprotocol/related-task": {"taskId": "t"}}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mcpgate_proto.config import ListenConfig
@@ -309,11 +309,14 @@ def test_nothing_raises_and_little_passes(value: str) -> None:
 
 @given(
     st.sampled_from(["localhost", "127.0.0.1", "[::1]"]),
-    st.text(alphabet="@.:/#?evil80 \\%", min_size=1, max_size=12),
+    st.text(alphabet="@.:/#?evil80921 \\%", min_size=1, max_size=12),
 )
+@example("localhost", ".evil")
+@example("localhost", ".evil:9201")
+@example("127.0.0.1", ".evil:9201")
+@example("localhost", ":9201")
 def test_nothing_can_be_appended_to_a_loopback_name(name: str, tail: str) -> None:
-    port = parse_host(name + tail)
     if door().check_host(name + tail) is None:
-        assert port is not None and port.port == 9201
+        assert tail == ":9201"
     if door().check_origin(f"http://{name}{tail}") is None:
         assert tail[0] == ":" and tail[1:].isdigit()

@@ -1,4 +1,4 @@
-"""Shown names: prefixes, cuts, renames, and a table that maps both ways."""
+"""Shown names: prefixes, cuts and renames."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcpgate_proto.relay.names import (
-    NameCollision,
-    NameTable,
     prefixed_uri,
     server_name_problem,
     shown_name,
@@ -117,51 +115,24 @@ def test_prefixed_uri() -> None:
     assert split_uri(nested, {"fs"}) == ("fs", "mcpgate://fs/x:y")
 
 
-def test_table_first_in_config_order_wins() -> None:
-    table = NameTable([("a", ["x", "y"]), ("b", ["y", "z", "z"])], prefixed=False)
-    assert list(table.items()) == [("x", ("a", "x")), ("y", ("a", "y")), ("z", ("b", "z"))]
-    assert table.lookup("y") == ("a", "y") and table.lookup("nope") is None
-    assert table.shown("a", "y") == "y" and table.shown("b", "y") is None and table.shown("c", "y") is None
-    assert table.collisions == (
-        NameCollision("y", ("a", "y"), ("b", "y")),
-        NameCollision("z", ("b", "z"), ("b", "z")),
-    )
-    assert len(table) == 3
-
-
-def test_table_with_renames() -> None:
-    table = NameTable(
-        [("a", ["x", "y"]), ("b", ["x"])], prefixed=True, renames={"a": {"y": "b__x"}, "b": {}}, chars=64
-    )
-    assert table.lookup("b__x") == ("a", "y")
-    assert table.shown("b", "x") is None
-    assert [collision.lost for collision in table.collisions] == [("b", "x")]
-
-
 @given(
     st.lists(
         st.tuples(server_names, st.lists(st.text(max_size=30), unique=True, max_size=5)),
         unique_by=lambda pair: pair[0],
         max_size=4,
     ),
-    st.booleans(),
     st.integers(48, 80),
 )
-def test_the_table_maps_both_ways(servers: list[tuple[str, list[str]]], prefixed: bool, chars: int) -> None:
-    table = NameTable(servers, prefixed=prefixed, chars=chars)
-    for shown, (server, own) in table.items():
-        assert table.lookup(shown) == (server, own) and table.shown(server, own) == shown
+def test_no_two_prefixed_names_are_alike(servers: list[tuple[str, list[str]]], chars: int) -> None:
     pairs = [(server, own) for server, names in servers for own in names]
-    reachable = [pair for pair in pairs if table.shown(*pair) is not None]
-    assert len(reachable) + len(table.collisions) == len(pairs)
-    if prefixed:
-        assert not table.collisions
+    shown = [shown_name(*pair, prefixed=True, rename={}, chars=chars) for pair in pairs]
+    assert len(set(shown)) == len(pairs)
 
 
 def test_the_same_under_any_hash_seed() -> None:
     program = (
-        "from mcpgate_proto.relay.names import NameTable;"
-        "t = NameTable([('a', ['x' * 90, 'y']), ('b', ['x' * 91])], prefixed=True); print(list(t.items()))"
+        "from mcpgate_proto.relay.names import shown_name;"
+        "print(shown_name('a', 'x' * 90, prefixed=True, rename={}, chars=64))"
     )
     told = {
         subprocess.run(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mcpgate_proto.config import GatewayConfig
@@ -136,6 +136,7 @@ def test_how_long_a_token_lasts(expires: Any, seconds: float | None) -> None:
 
 
 @given(st.binary(max_size=200))
+@example(b'{"principal":"\xff"}')
 def test_no_document_raises(data: bytes) -> None:
     for read in (
         oauth.read_token(data),

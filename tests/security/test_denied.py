@@ -6,72 +6,33 @@ rows 21, 28, 35, 44).
 
 from __future__ import annotations
 
-from typing import Any
-
-import msgspec
 import pytest
 
-from fuzz.sim.clients import Call, Client
-from fuzz.sim.scene import Scene
-from fuzz.sim.talk import META, Job, Message
-from mcpgate_proto.config import Names, RuleConfig
+from fuzz.sim.clients import Call
+from fuzz.sim.talk import Message
 from tests.security.scenes import (
+    ALL_CLIENTS,
     DUAL,
+    ERAS,
+    GUARDED,
     LEGACY,
     LOCAL,
     MODERN,
+    NO_SECRETS,
     STRANGER,
     allow,
+    asked,
     clients,
     deny,
     fingerprint,
+    listed,
+    notify,
     rule,
+    stock,
     up,
 )
 
 TWO = {"a": ("stdio", LEGACY), "b": ("http", MODERN)}
-ERAS = pytest.mark.parametrize("eras", [LEGACY, MODERN, DUAL], ids=["legacy", "modern", "dual"])
-ALL_CLIENTS = ["legacy stranger", "modern stranger", "legacy local", "modern local"]
-
-
-def stock(scene: Scene) -> Scene:
-    """Two of each kind on every server, one of them secret."""
-    for server in scene.servers.values():
-        server.tools = ("echo", "secret")
-        server.scripts["secret"] = lambda job: job.say(secret=True)
-        server.prompts = ("hello", "secret")
-        server.resources = ("res://open", "res://secret")
-        server.templates = ("res://open/{x}", "res://secret/{x}")
-    scene.start()
-    scene.run(2.0)
-    return scene
-
-
-NO_SECRETS = rule(tools=deny("secret"), prompts=deny("secret"), resources=deny("res://secret*"))
-REACHING = ("tools/call", "prompts/get", "resources/read", "completion/complete", "resources/subscribe")
-
-
-def asked(scene: Scene, method: str | None = None) -> list[Message]:
-    """What servers were asked for that goes to one thing."""
-    return [
-        {"server": server.name, "method": message["method"], **(message.get("params") or {})}
-        for server in scene.servers.values()
-        for _, message in server.heard
-        if message.get("method") in ((method,) if method else REACHING)
-        or (message.get("method") == "subscriptions/listen" and "resourceSubscriptions" in str(message))
-    ]
-
-
-def listed(scene: Scene, client: Client) -> dict[str, list[str]]:
-    found = {}
-    for method, member, key in (
-        ("tools/list", "tools", "name"),
-        ("prompts/list", "prompts", "name"),
-        ("resources/list", "resources", "uri"),
-        ("resources/templates/list", "resourceTemplates", "uriTemplate"),
-    ):
-        found[member] = [one[key] for one in scene.done(client.request(method)).result[member]]
-    return found
 
 
 def requests(thing: str, prefix: str = "a__") -> list[tuple[str, Message]]:
@@ -315,16 +276,6 @@ def test_subscriptions_and_updates(eras: tuple[str, ...]) -> None:
         assert uris and set(uris) == {"res://open/1"}
 
 
-def notify(talk: Any, uri: str) -> None:
-    if talk.over:
-        return
-    if not talk.modern:
-        talk.send({"jsonrpc": "2.0", "method": "notifications/resources/updated", "params": {"uri": uri}})
-    for id, (_, out) in list(talk.listens.items()):
-        params = {"uri": uri, "_meta": {META + "subscriptionId": id}}
-        out({"jsonrpc": "2.0", "method": "notifications/resources/updated", "params": params})
-
-
 # -- one server, seen as it is
 
 
@@ -436,9 +387,6 @@ def test_what_was_judged_is_written_anew() -> None:
 # -- arguments
 
 
-GUARDED = rule(only_tools=("run*",), arguments={"path": Names(deny=("*..*", "-*"))})
-
-
 @pytest.mark.parametrize("who", ALL_CLIENTS)
 @pytest.mark.parametrize("transparent", [False, True])
 def test_row_46_arguments_that_are_not_let(who: str, transparent: bool) -> None:
@@ -459,136 +407,6 @@ def test_row_46_arguments_that_are_not_let(who: str, transparent: bool) -> None:
     assert scene.done(client.tool("echo", path="../x")).code is None, "only the tools of the rule"
     counters = scene.world.snapshot().counters
     assert counters["denied"] == 8
-
-
-# -- the rules change
-
-
-def reload(scene: Scene, *rules: RuleConfig) -> None:
-    scene.config = msgspec.structs.replace(scene.config, rules=rules)
-    scene.world.feed("reload", scene.config)
-
-
-@ERAS
-def test_a_reload_holds_for_live_sessions_at_once(eras: tuple[str, ...]) -> None:
-    scene = stock(up({"a": ("stdio", eras)}))
-    found = clients(scene)
-    found["legacy stranger"].listen()  # type: ignore[attr-defined]
-    kinds = {"toolsListChanged": True, "promptsListChanged": True, "resourcesListChanged": True}
-    heard = found["modern stranger"].request(
-        "subscriptions/listen",
-        {"notifications": {**kinds, "resourceSubscriptions": ["res://secret", "res://open"]}},
-    )
-    subscribed = found["legacy stranger"].request("resources/subscribe", {"uri": "res://secret"})
-    scene.done(subscribed)
-    scene.until(lambda: heard.notes, 20)
-    for client in found.values():
-        assert "secret" in str(listed(scene, client))
-        assert scene.done(client.tool("secret")).code is None
-    scene.run(1.0)
-    processes = len(scene["a"].processes)
-    reload(scene, NO_SECRETS)
-    for client in found.values():
-        call = client.tool("secret")
-        assert scene.done(call).code == -32602
-        assert "secret" not in str(listed(scene, client))
-    scene.run(1.0)
-    for notes in (found["legacy stranger"].notes, heard.notes):
-        changed = [note["method"].split("/")[1] for _, note in notes if "list_changed" in note["method"]]
-        assert changed == ["tools", "prompts", "resources"], "H27: each once"
-    assert len(scene["a"].processes) == processes, "the server has nothing to do with it"
-    # What is not to be seen any more is not watched for them either.
-    for talk in scene["a"].talks:
-        notify(talk, "res://secret")
-    scene.run(1.0)
-    assert "updated" not in str(heard.notes) + str(found["legacy stranger"].notes)
-    if eras == LEGACY:
-        assert all("res://secret" not in talk.watched for talk in scene["a"].talks if not talk.over)
-    reload(scene)
-    for client in found.values():
-        assert scene.done(client.tool("secret")).code is None
-
-
-@pytest.mark.parametrize("who", ALL_CLIENTS)
-@pytest.mark.parametrize("transparent", [False, True])
-def test_a_request_that_waits_for_a_list_is_judged_by_the_rules_of_now(who: str, transparent: bool) -> None:
-    harmless = rule(tools=deny("other"))
-    scene = up({"a": ("stdio", DUAL)}, harmless, transparent=transparent)
-    scene["a"].tools = ("echo", "secret")
-    scene["a"].scripts["secret"] = lambda job: job.say()
-    scene["a"].delays = {"tools/list": 2.0}
-    scene.start()
-    scene.run(1.0)
-    client = clients(scene)[who]
-    call, told = client.tool("secret"), client.request("tools/list")
-    scene.run(1.0)
-    assert not call.over and not told.over
-    reload(scene, NO_SECRETS)
-    assert scene.done(call).code == -32602
-    assert [one["name"] for one in scene.done(told).result["tools"]] == ["echo"]
-    assert asked(scene) == []
-
-
-def ask(job: Job) -> None:
-    question = {"message": job.nonce, "requestedSchema": {"type": "object", "properties": {}}}
-    job.ask("elicitation/create", question, lambda reply: job.say())
-
-
-def test_a_parked_call_is_not_taken_up_against_the_rules_of_now() -> None:
-    scene = up({"a": ("stdio", LEGACY)})
-    scene["a"].script("secret", ask)
-    scene.start()
-    scene.run(2.0)
-    client = scene.modern(capabilities={"elicitation": {"form": {}}})
-    client.answer_after = None
-    call = client.tool("secret")
-    scene.until(lambda: call.answer, 20)
-    assert call.result["resultType"] == "input_required"
-    reload(scene, NO_SECRETS)
-    answers = {key: {"action": "accept", "content": {}} for key in call.result["inputRequests"]}
-    retry = scene.done(client.retry(call, answers))
-    unknown = scene.done(client.tool("no-one"))
-    assert fingerprint(retry, "secret") == fingerprint(unknown, "no-one")
-    assert scene["a"].replies == []
-
-
-def test_a_round_of_a_modern_server_is_not_continued_against_the_rules_of_now() -> None:
-    scene = up({"a": ("http", MODERN)})
-    scene.start()
-    scene.run(2.0)
-    client = scene.modern(capabilities={"elicitation": {"form": {}}})
-    client.answer_after = None
-    call = client.tool("ask")
-    scene.until(lambda: call.answer, 20)
-    reload(scene, rule(tools=deny("ask")))
-    heard = len(asked(scene))
-    assert scene.done(client.retry(call, {"q": {"action": "accept", "content": {}}})).code == -32602
-    assert len(asked(scene)) == heard
-
-
-def test_a_call_that_is_made_again_later_is_judged_when_it_is_made() -> None:
-    """L3: the user has opened a URL, the server asked once more and gets time; the rules change meanwhile."""
-    scene = up({"a": ("stdio", LEGACY)})
-    wanted = {
-        "elicitations": [
-            {"mode": "url", "url": "https://x.example/", "message": "open", "elicitationId": "1"}
-        ]
-    }
-    refusal = {"code": -32042, "message": "open the URL", "data": wanted}
-    scene["a"].script("secret", lambda job: job.finish({"jsonrpc": "2.0", "id": job.id, "error": refusal}))
-    scene.start()
-    scene.run(2.0)
-    client = scene.modern(capabilities={"elicitation": {"url": {}}})
-    client.answer_after = None
-    call = client.tool("secret")
-    for _ in range(2):
-        scene.until(lambda: call.answer, 20)  # noqa: B023
-        call = client.retry(call, {key: {"action": "accept"} for key in call.result["inputRequests"]})
-    scene.run(0.5)
-    assert not call.over and len(scene["a"].calls) == 2
-    reload(scene, NO_SECRETS)
-    assert scene.done(call).code == -32602
-    assert len(scene["a"].calls) == 2
 
 
 # -- tasks

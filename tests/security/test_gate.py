@@ -15,6 +15,7 @@ import pytest
 from mcpgate_proto import Gateway, GatewayConfig, ListenConfig
 from mcpgate_proto.config import AuthConfig, IssuerConfig
 from mcpgate_proto.effects import Address, Peer, ServerTls, Stopped
+from mcpgate_proto.limits import Limits
 from tests.security.porch import CI, KEY, OPS, Headers, Porch, bearer, configured, initialize, modern
 from tests.security.tokens import AUDIENCE, ISSUER, WALL, jwks, public, token
 
@@ -57,6 +58,18 @@ def test_the_tables_here_have_every_route() -> None:
     assert tuple(listener.open_routes) == METADATA
     (bare,) = Porch(AuthConfig(keys=configured())).gateway._listeners.values()
     assert tuple(bare.routes) == ("/mcp",) and not bare.open_routes
+
+
+def test_a_token_that_is_too_long_is_not_looked_at() -> None:
+    """Not even one that is good otherwise: no digest of it is made, and no signature is checked."""
+    most = Limits().token_bytes
+    for text in (token(filler="x" * most), KEY["ci"] + "x" * most, "x" * (most + 1)):
+        visited = porch()
+        assert visited.ask("POST", "/mcp", bearer(text), initialize()).status == 401
+        assert [one["reason"] for one in visited.logged("auth_refused")] == ["a token that is too long"]
+    visited = porch()
+    fits = token(filler="x" * (most * 3 // 4 - 1000))
+    assert visited.ask("POST", "/mcp", bearer(fits), initialize()).status == 200
 
 
 BAD: list[tuple[str, Headers, int]] = [

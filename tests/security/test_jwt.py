@@ -19,7 +19,8 @@ from mcpgate_proto.hub import Hub
 from mcpgate_proto.limits import Limits
 from mcpgate_proto.security.gate import Authenticator, Pending, Refusal, Verdict
 from mcpgate_proto.security.jwks import ALGORITHMS, parse_jwks
-from mcpgate_proto.security.jwt import parse_token
+from mcpgate_proto.security.jwt import Token, check_claims, parse_token
+from mcpgate_proto.security.keys import Rejected
 from mcpgate_proto.security.principal import Grant, Principal
 from tests.security.tokens import (
     AUDIENCE,
@@ -262,6 +263,12 @@ def test_the_types_of_access_tokens(typ: str | None) -> None:
     assert isinstance(judge(token(header={"typ": typ})), Grant)
 
 
+@pytest.mark.parametrize("typ", ["logout+jwt", "dpop+jwt", "id+jwt", "at", "at+jwt ", "", 1, ["JWT"], {}])
+def test_the_types_of_other_tokens(typ: Any) -> None:
+    """RFC 8725 section 3.11: what an issuer signed for another use opens nothing here."""
+    assert why(token(header={"typ": typ})) == "a token of another type"
+
+
 def test_header_parameters_that_are_not_known_are_ignored() -> None:
     assert isinstance(judge(token(header={"nonce": "x", "x": {"y": 1}, "pi.atm": "z" * 900})), Grant)
 
@@ -310,6 +317,19 @@ NOT_VALID = [
 @pytest.mark.parametrize(("other", "told"), [row[1:] for row in NOT_VALID], ids=[row[0] for row in NOT_VALID])
 def test_claims_that_do_not_pass(other: dict[str, Any], told: str) -> None:
     assert why(token(**other)) == told
+
+
+def test_the_claims_name_the_issuer_whose_keys_were_taken() -> None:
+    """The keys are found by `iss`, so a token never comes as far as this with another one. Whoever calls
+    `check_claims` does not have to know that."""
+    for issuer in (ISSUER, "https://other.example"):
+        read = parse_token(token(iss=issuer), Limits())
+        assert isinstance(read, Token)
+        told = check_claims(read, IssuerConfig(issuer=ISSUER), (AUDIENCE,), WALL, Limits())
+        if issuer == ISSUER:
+            assert isinstance(told, Grant)
+        else:
+            assert isinstance(told, Rejected) and told.why == "iss is not as it must be"
 
 
 VALID = [

@@ -401,10 +401,13 @@ def test_who_is_no_proxy_cannot_choose_its_address() -> None:
     assert sent == [200, 200, 429, 429]
 
 
-def test_a_proxys_connections_are_not_capped_as_one_clients() -> None:
-    scene = scene_of(rate={"connections_per_address": 1}, trusted_proxies=("10.0.0.0/8",))
+@pytest.mark.parametrize(("proxies", "refused"), [(("10.0.0.0/8",), 0), ((), 4)])
+def test_a_proxys_connections_are_not_capped_as_one_clients(proxies: tuple[str, ...], refused: int) -> None:
+    scene = scene_of(rate={"connections_per_address": 1}, trusted_proxies=proxies)
     scene.net.client_host = "10.0.0.1"
-    assert not any(Raw(scene).ended for _ in range(5))
+    raws = [Raw(scene) for _ in range(5)]
+    scene.run(0.1)
+    assert sum(raw.ended for raw in raws) == refused
 
 
 # -- failed authentication

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mcpgate_proto.config import OFF, GatewayConfig, ListenConfig, Rate, RateConfig, ServerConfig
@@ -25,7 +25,8 @@ from mcpgate_proto.security.rate import FAILED_AUTHENTICATION, Buckets, Limited,
 RATES = st.builds(
     Rate,
     st.one_of(st.sampled_from([0.01, 0.1, 1.0, 3.0, 50.0, 1e4]), st.floats(0.01, 1e5)),
-    st.integers(1, 200),
+    # Small ones are empty soon.
+    st.one_of(st.integers(1, 3), st.integers(1, 200)),
 )
 # Fine steps, pauses, and bursts at one instant.
 STEPS = st.lists(st.one_of(st.just(0.0), st.floats(0, 0.05), st.floats(0, 30)), min_size=1, max_size=300)
@@ -49,6 +50,8 @@ def check_bound(passed: list[float], rate: Rate) -> None:
 
 
 @given(RATES, STARTS, STEPS)
+@example(Rate(1.0, 3), 0.0, [0.0] * 10)
+@example(Rate(1.0, 3), 1e6, [0.5] * 20)
 @settings(deadline=None)
 def test_never_more_than_the_burst_and_the_rate_in_any_time(
     rate: Rate, start: float, steps: list[float]

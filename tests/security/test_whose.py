@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from fuzz.sim.clients import FORM, Call
@@ -88,6 +89,32 @@ def test_request_states(era: str) -> None:
     again = mine.request(call.method, params)
     scene.until(lambda: again.over, 20)
     assert again.code is None and again.result.get("resultType") != "input_required"
+
+
+def test_a_call_that_is_held_for_a_removed_key_ends() -> None:
+    scene = scene_of("legacy")
+    mine, other = (client(scene, holder, capabilities=FORM) for holder in ("ci", "ops"))
+    for one in (mine, other):
+        one.answer_after = None
+    calls = [one.tool("ask") for one in (mine, other)]
+    scene.until(lambda: all(call.over for call in calls), 20)
+    assert scene.world.snapshot().parked == 2
+    scene.config = msgspec.structs.replace(scene.config, auth=AuthConfig(keys=configured("ops")))
+    scene.world.feed("reload", scene.config)
+    scene.run(1.0)
+    snapshot = scene.world.snapshot()
+    assert (snapshot.parked, snapshot.calls) == (1, 1)
+
+
+def test_a_reload_ends_nothing_that_is_held_for_a_pipe() -> None:
+    scene = Scene({"one": ("stdio", ("legacy",))}, listeners=("unix",)).start()
+    mine = scene.modern_pipe(listener="unix", capabilities=FORM)
+    mine.answer_after = None
+    call = mine.tool("ask")
+    scene.until(lambda: call.over, 20)
+    scene.world.feed("reload", scene.config)
+    scene.run(1.0)
+    assert scene.world.snapshot().parked == 1
 
 
 def test_sessions_with_servers_are_not_shared() -> None:

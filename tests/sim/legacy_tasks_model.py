@@ -281,17 +281,3 @@ def get(scene: Scene, client: ModernClient, id: str) -> Message:
     """How the task is, asked when the server likes it."""
     scene.run(1.5)
     return ask(scene, client, "tasks/get", taskId=id).result
-
-
-def at_rest(scene: Scene) -> None:
-    assert scene.problems() == [] and scene.at_rest() == []
-
-
-def listening(scene: Scene, client: ModernClient, *ids: str, **more: Any) -> Call:
-    made = client.request("subscriptions/listen", {"notifications": {"taskIds": list(ids), **more}})
-    scene.until(lambda: made.notes or made.over, 30, "the acknowledgement")
-    return made
-
-
-def heard(made: Call, method: str = "notifications/tasks") -> list[Message]:
-    return [one["params"] for _, one in made.notes if one["method"] == method]

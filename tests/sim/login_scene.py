@@ -1,6 +1,6 @@
 """A gateway, a server that wants tokens, an authorization server and a person with a browser.
 
-Owns: `LoginScene`, which puts the models of `fuzz/sim/logins.py` together.
+Owns: `LoginScene`, which puts the models of `fuzz/sim/logins.py` together, and what a login comes to.
 Must never: reach into the gateway.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from fuzz.sim.clients import Call, ModernPipe
 from fuzz.sim.http_clients import ModernHttp
@@ -146,3 +147,30 @@ def _listener(name: str) -> ListenConfig:
     if name == "unix":
         return ListenConfig(name=name, kind="unix", socket_path="/run/unix")
     return ListenConfig(name=name)
+
+
+def asked(scene: LoginScene) -> dict[str, str]:
+    """The one authorization request."""
+    (url,) = scene.browser.shown
+    return {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
+
+
+def logged_in(scene: LoginScene) -> LoginScene:
+    """A call comes through, after one login."""
+    scene.start()
+    call = scene.done(scene.pipe().tool("echo"))
+    assert call.result is not None, call.answer
+    assert len(scene.browser.shown) == 1 and len(scene.logged("login_done")) == 1
+    scene.sound()
+    return scene
+
+
+def refused(scene: LoginScene, reason: str = "") -> dict[str, Any]:
+    """A call fails, in words of our own; the log has `reason`."""
+    call = scene.done(scene.pipe().tool("echo"))
+    assert call.error is not None, call.answer
+    told = call.error["message"]
+    assert "s1" in told and "Bearer" not in told and "as.example" not in told, told
+    said = [dict(record.fields).get("reason", "") for record in scene.world.records]
+    assert any(reason in str(one) for one in said), said
+    return call.error

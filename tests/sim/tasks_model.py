@@ -305,4 +305,18 @@ def told_upstream(server: TaskServer, method: str) -> Message:
     return meta[META + "clientCapabilities"].get("extensions", {})  # type: ignore[no-any-return]
 
 
+def listening(scene: Scene, client: ModernClient, *ids: str, **more: Any) -> Call:
+    made = client.request("subscriptions/listen", {"notifications": {"taskIds": list(ids), **more}})
+    scene.until(lambda: made.notes or made.over, 30, "the acknowledgement")
+    return made
+
+
+def heard(made: Call, method: str = "notifications/tasks") -> list[Message]:
+    return [one["params"] for _, one in made.notes if one["method"] == method]
+
+
+def at_rest(scene: Scene) -> None:
+    assert scene.problems() == [] and scene.at_rest() == []
+
+
 BOTH = pytest.mark.parametrize("transport", ["http", "stdio"])

@@ -29,6 +29,10 @@ FAULT = Fault(FaultKind.INTERNAL, "x")
 STEPS = settings(max_examples=80, stateful_step_count=40)
 
 
+def let(exchange: Exchange) -> None:
+    """The rules let everything through."""
+
+
 class Front:
     """A caller that allows one outcome, and nothing after it."""
 
@@ -132,7 +136,7 @@ class ExchangeMachine(RuleBasedStateMachine):
         self.back = Back()
         self.front = Front(False)
         self.number = 0
-        self.exchange = Exchange(self.hub, operation(False), self.front, IDLE_S, self.live)
+        self.exchange = Exchange(self.hub, operation(False), self.front, IDLE_S, self.live, let)
         self.front.exchange = self.exchange
 
     @rule()
@@ -273,7 +277,7 @@ class ParkingMachine(RuleBasedStateMachine):
     @precondition(lambda self: len(self.cases) < 8)
     def call(self, local: bool, bound: bytes, count: int) -> None:
         front, back = Front(True), Back()
-        exchange = Exchange(self.hub, operation(local), front, IDLE_S, self.live)
+        exchange = Exchange(self.hub, operation(local), front, IDLE_S, self.live, let)
         front.exchange = exchange
         case = Case(exchange, back, front, local, bound)
         self.cases.append(case)
@@ -397,3 +401,14 @@ ExchangeMachine.TestCase.settings = STEPS
 ParkingMachine.TestCase.settings = STEPS
 TestExchange = ExchangeMachine.TestCase
 TestParking = ParkingMachine.TestCase
+
+
+def test_a_call_that_was_given_up_is_not_counted_again_when_its_round_ends() -> None:
+    hub, front, live = Hub(GatewayConfig(), now=0.0, wall=0.0, seed=bytes(32)), Front(False), {}
+    told: list[str] = []
+    hub.tally = lambda server, outcome, seconds: told.append(outcome)
+    exchange = Exchange(hub, operation(False), front, IDLE_S, live, let)
+    exchange.server = "a"
+    exchange.cancel("no")
+    exchange.round_over()
+    assert told == ["cancelled"]

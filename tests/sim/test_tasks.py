@@ -4,7 +4,6 @@ them."""
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
 import msgspec
 import pytest
@@ -22,7 +21,9 @@ from tests.sim.tasks_model import (
     TaskServer,
     ask,
     call,
+    heard,
     legacy,
+    listening,
     modern,
     one,
     scene_of,
@@ -141,16 +142,6 @@ def test_the_task_member_of_2025_is_ignored() -> None:
 
 
 # ------------------------------------------------------------------------------- notifications
-
-
-def listening(scene: Scene, client: ModernClient, *ids: str, **more: Any) -> Call:
-    made = client.request("subscriptions/listen", {"notifications": {"taskIds": list(ids), **more}})
-    scene.until(lambda: made.notes or made.over, 30, "the acknowledgement")
-    return made
-
-
-def heard(made: Call, method: str = "notifications/tasks") -> list[Message]:
-    return [one["params"] for _, one in made.notes if one["method"] == method]
 
 
 @BOTH

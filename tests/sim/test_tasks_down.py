@@ -22,6 +22,7 @@ from tests.sim.tasks_model import (
     TaskServer,
     Work,
     ask,
+    at_rest,
     legacy,
     told_upstream,
 )
@@ -54,10 +55,6 @@ def waiting(scene: Scene, client: LegacyClient, id: str) -> Call:
     made = client.request("tasks/result", {"taskId": id})
     scene.run(0.2)
     return made
-
-
-def at_rest(scene: Scene) -> None:
-    assert scene.problems() == [] and scene.at_rest() == []
 
 
 @BOTH

@@ -14,11 +14,8 @@ from tests.sim.legacy_tasks_model import (
     QUESTION,
     TAKES,
     LegacyWork,
-    at_rest,
     begun,
     get,
-    heard,
-    listening,
     one,
     opened,
 )
@@ -28,7 +25,10 @@ from tests.sim.tasks_model import (
     MODERN,
     WITH_TASKS,
     ask,
+    at_rest,
     call,
+    heard,
+    listening,
     modern,
 )
 

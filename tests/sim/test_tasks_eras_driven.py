@@ -13,7 +13,7 @@ import pytest
 from fuzz.sim.clients import FORM
 from fuzz.sim.scene import FAST, Scene
 from fuzz.sim.talk import Message
-from tests.sim.legacy_tasks_model import QUESTION, LegacyTaskServer, LegacyWork, begun, one
+from tests.sim.legacy_tasks_model import QUESTION, TAKES, LegacyTaskServer, LegacyWork, begun, one
 from tests.sim.tasks_model import (
     BOTH,
     WITH_TASKS,
@@ -27,7 +27,6 @@ from tests.sim.tasks_model import (
     scene_of,
 )
 
-TAKES: Message = {**WITH_TASKS, **FORM}
 Either = ModernClient | LegacyClient
 EITHER = pytest.mark.parametrize("modern_client", [True, False])
 

@@ -16,15 +16,23 @@ from tests.sim.legacy_tasks_model import (
     QUESTION,
     TAKES,
     LegacyTaskServer,
-    at_rest,
     begun,
     get,
-    heard,
-    listening,
     one,
     opened,
 )
-from tests.sim.tasks_model import BOTH, METHODS, ask, call, legacy, modern, scene_of
+from tests.sim.tasks_model import (
+    BOTH,
+    METHODS,
+    ask,
+    at_rest,
+    call,
+    heard,
+    legacy,
+    listening,
+    modern,
+    scene_of,
+)
 
 
 @BOTH
@@ -112,6 +120,22 @@ def test_a_server_that_is_not_well_is_not_taken_for_one_that_has_forgotten() -> 
     scene.run(120.0)
     last = heard(stream)[-1]
     assert (last["status"], last["error"]["code"]) == ("failed", -32603)
+    client.cancel(stream)
+    scene.run(0.5)
+    at_rest(scene)
+
+
+def test_requests_that_failed_do_not_count_against_a_subscription_that_comes_later() -> None:
+    scene, server, client, id = opened()
+    server.unwell = -32603
+    for _ in range(8):
+        assert ask(scene, client, "tasks/get", taskId=id).code == -32603
+    stream = listening(scene, client, id)
+    scene.run(1.0)
+    server.unwell = None
+    server.work.complete()
+    scene.run(60.0)
+    assert heard(stream)[-1]["status"] == "completed"
     client.cancel(stream)
     scene.run(0.5)
     at_rest(scene)
