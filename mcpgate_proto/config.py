@@ -1,7 +1,7 @@
 """Typed settings of the core.
 
-Owns: `GatewayConfig` and its parts, and the checks that need no file and no network (`problems`).
-Must never: read a file or the environment. Secrets and commands arrive here resolved.
+Owns: `GatewayConfig` and its parts. Must never: read a file or the environment. Secrets and commands arrive
+here resolved.
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ __all__ = [
     "RuleConfig",
     "ServerConfig",
 ]
-
-SEPARATOR = "__"
 
 
 class Rate(msgspec.Struct, frozen=True):
@@ -174,7 +172,8 @@ class ListenConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     kind: Literal["stdio", "http", "unix"] = "http"
-    host: str = "127.0.0.1"
+    # "localhost": both loopback addresses.
+    host: str = "localhost"
     port: int = 0
     socket_path: str = ""
     socket_mode: int = 0o600

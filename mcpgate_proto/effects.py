@@ -124,9 +124,10 @@ class Record(Value, frozen=True, gc=False):
 class Listen(Value, frozen=True, gc=False, kw_only=True):
     """Open a listener. Answer with `Gateway.listening` or `Gateway.listen_failed`.
 
-    `kind` "stdio" means the process's own stdin and stdout: accept once. "unix" has a `path`, created with
-    `mode` and given to `uid` and `gid` (-1: left as it is). With `fd`, a socket of that name was handed to
-    the process at its start: it is used, never made or removed. With `tls`, each accepted connection is
+    `kind` "stdio" means the process's own stdin and stdout: accept once. "tcp" has `host` and `port`, where
+    "localhost" is both loopback addresses, as far as there are two, on one port. "unix" has a `path`, created
+    with `mode` and given to `uid` and `gid` (-1: left as it is). With `fd`, a socket of that name was handed
+    to the process at its start: it is used, never made or removed. With `tls`, each accepted connection is
     followed by `Gateway.secured` before any of its bytes.
     """
 

@@ -7,40 +7,41 @@ clear, or accept settings under which nobody, or everybody, would come in unaske
 from __future__ import annotations
 
 import datetime
-import grp
-import pwd
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from mcpgate.accounts import MOST_ID, group_id, user_id
 from mcpgate.tables import Problems, Table
 from mcpgate_proto.config import AuthConfig, IssuerConfig, KeyConfig, ListenConfig
 from mcpgate_proto.limits import Limits
+from mcpgate_proto.security.address import is_loopback
 from mcpgate_proto.security.egress import parse_url
 from mcpgate_proto.security.gate import requires
 from mcpgate_proto.security.jwks import ALGORITHMS, parse_jwks
 from mcpgate_proto.security.keys import KEY_ID, hash_problem
 
-__all__ = ["AUTH_KEYS", "check_reach", "read_auth", "read_listener_auth"]
+__all__ = ["AUTH_KEYS", "check_reach", "is_networked", "is_scope", "read_auth", "read_listener_auth"]
 
 NEW_KEY = "run `mcpgate key new` and paste what it prints"
 # Of a listener; those of sockets and of certificates mean something there only.
 AUTH_KEYS = ("auth", "allow_uids", "allow_gids", "client_subjects")
-SCOPE = frozenset(map(chr, (0x21, *range(0x23, 0x5C), *range(0x5D, 0x7F))))  # RFC 6749 section 3.3
+SCOPE = re.compile(r"[!#-\[\]-~]+")  # RFC 6749 section 3.3
 OPEN = (
     "is not a loopback address, and nobody would be asked who they are: everybody could use your servers",
-    'add an [[auth.key]] (`mcpgate key new`) and TLS, or write host = "127.0.0.1", or behind_proxy = true '
+    'add an [[auth.key]] (`mcpgate key new`) and TLS, or write host = "localhost", or behind_proxy = true '
     "where a proxy in front authenticates",
 )
 NONE = (
     "lets everybody in, and the host is not a loopback address",
-    'remove it, or write host = "127.0.0.1", or behind_proxy = true where a proxy in front authenticates',
+    'remove it, or write host = "localhost", or behind_proxy = true where a proxy in front authenticates',
 )
 PLAIN = (
     "is not a loopback address, and without TLS everybody on the way can read tokens and use them",
-    'write tls_cert and tls_key, or host = "127.0.0.1", or behind_proxy = true where a proxy has TLS',
+    'write tls_cert and tls_key, or host = "localhost", or behind_proxy = true where a proxy has TLS',
 )
 
 
@@ -68,18 +69,8 @@ class _Reader:
 
     def each(self, name: str, label: str) -> list[Table]:
         """The tables of `[[auth.<name>]]`, called by their `label` where they have one."""
-        self.table.known.append(name)
-        values = self.table.values.get(name, [])
-        if not isinstance(values, list):
-            mend = f"write [[auth.{name}]], with two brackets, for each"
-            self.problems.error(self.table.key(name), "is one table", mend)
-            return []
-        found = []
-        for number, value in enumerate(values):
-            own = value.get(label) if isinstance(value, dict) else None
-            path = f"auth.{name}.{own}" if isinstance(own, str) and own else f"auth.{name}[{number}]"
-            found.append(Table(value, path, self.problems, self.table.expander))
-        return found
+        table = self.table
+        return [Table(value, path, self.problems, table.expander) for path, value in table.each(name, label)]
 
     def key(self, table: Table) -> KeyConfig:
         id, kept = table.text("id"), table.text("hash")
@@ -138,13 +129,10 @@ class _Reader:
         if "algorithms" in table.values and not algorithms:
             self.problems.error(table.key("algorithms"), "allows none", "leave it out for the usual ones")
         scopes = table.texts("scopes")
-        if not all(scope and set(scope) <= SCOPE for scope in scopes):
+        if not all(map(is_scope, scopes)):
             self.problems.error(
                 table.key("scopes"), "holds what is no scope", 'write each as "name", no blanks'
             )
-        ca_file = table.text("ca_file")
-        if ca_file and not (self.base / ca_file).is_file():
-            self.problems.error(table.key("ca_file"), "names no file", "correct the path")
         found = IssuerConfig(
             issuer=name,
             jwks_url=url,
@@ -152,7 +140,7 @@ class _Reader:
             audience=self.some(table, "audience"),
             algorithms=algorithms or IssuerConfig(issuer="").algorithms,
             scopes=scopes,
-            ca_file=str(self.base / ca_file) if ca_file else None,
+            ca_file=table.file("ca_file", self.base),
         )
         table.finish()
         return found
@@ -198,6 +186,11 @@ def _check_url(problems: Problems, key: str, url: str) -> None:
         problems.error(key, problem, "write it as https://host/path")
 
 
+def is_scope(text: str) -> bool:
+    """It is one scope of a token."""
+    return SCOPE.fullmatch(text) is not None
+
+
 # -- listeners
 
 
@@ -205,13 +198,15 @@ def read_listener_auth(table: Table, problems: Problems) -> dict[str, Any]:
     """The fields of a `ListenConfig` that say who may come in."""
     return {
         "auth": table.text("auth", "auto", ("auto", "required", "none")),
-        "allow_uids": _ids(table, problems, "allow_uids", lambda name: pwd.getpwnam(name).pw_uid),
-        "allow_gids": _ids(table, problems, "allow_gids", lambda name: grp.getgrnam(name).gr_gid),
+        "allow_uids": _ids(table, problems, "allow_uids", user_id),
+        "allow_gids": _ids(table, problems, "allow_gids", group_id),
         "client_subjects": table.texts("client_subjects") if "client_subjects" in table.values else None,
     }
 
 
-def _ids(table: Table, problems: Problems, name: str, look_up: Callable[[str], int]) -> tuple[int, ...]:
+def _ids(
+    table: Table, problems: Problems, name: str, look_up: Callable[[str], int | None]
+) -> tuple[int, ...]:
     """Numbers, or names of users or groups of this machine."""
     table.known.append(name)
     values = table.values.get(name, [])
@@ -219,11 +214,8 @@ def _ids(table: Table, problems: Problems, name: str, look_up: Callable[[str], i
         values = [values]
     found = []
     for value in values:
-        try:
-            number = look_up(value) if isinstance(value, str) else value
-        except KeyError:
-            number = None
-        if isinstance(number, int) and not isinstance(number, bool) and number >= 0:
+        number = look_up(value) if isinstance(value, str) else value
+        if isinstance(number, int) and not isinstance(number, bool) and 0 <= number <= MOST_ID:
             found.append(number)
         else:
             mend = "write numbers, or names that this machine knows, in a list"
@@ -231,10 +223,13 @@ def _ids(table: Table, problems: Problems, name: str, look_up: Callable[[str], i
     return tuple(found)
 
 
-def check_reach(
-    table: Table, problems: Problems, listener: ListenConfig, auth: AuthConfig, local: bool
-) -> None:
-    """Who could come in through `listener`, which clients reach from this machine only if `local`."""
+def is_networked(listener: ListenConfig) -> bool:
+    """Other machines can reach it, not only a proxy's clients."""
+    return listener.kind == "http" and not listener.socket_path and not is_loopback(listener.host)
+
+
+def check_reach(table: Table, problems: Problems, listener: ListenConfig, auth: AuthConfig) -> None:
+    """Who could come in through `listener`."""
     unix = bool(listener.socket_path)
     can = bool(auth.keys or auth.issuers or (listener.tls is not None and listener.tls.client_ca_file))
     if listener.auth == "required" and listener.kind == "unix":
@@ -256,7 +251,7 @@ def check_reach(
     if group and listener.auth != "none" and not listener.allow_uids and not listener.allow_gids:
         mend = "write allow_uids or allow_gids"
         problems.warn(table.key("socket_mode"), "lets a group connect, which is then turned away", mend)
-    if listener.kind != "http" or unix or local or listener.behind_proxy:
+    if not is_networked(listener) or listener.behind_proxy:
         return
     if listener.auth == "none":
         problems.error(table.key("auth"), *NONE)

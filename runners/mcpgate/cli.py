@@ -18,6 +18,7 @@ from mcpgate import __version__
 from mcpgate.cli_parts import (
     EXIT_FAILURE,
     EXIT_INTERRUPTED,
+    check_text,
     command_of,
     config_option,
     era_option,
@@ -96,7 +97,7 @@ def cli() -> None:
 
 
 def _check_host(host: str, behind_proxy: bool) -> None:
-    from mcpgate.listen_settings import is_loopback
+    from mcpgate_proto.security.address import is_loopback
 
     if not behind_proxy and not is_loopback(host):
         raise fail(
@@ -174,7 +175,7 @@ def serve(
     show_default=True,
     help="0 takes a free one and prints it.",
 )
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--host", default="localhost", show_default=True, help="Address to listen on.")
 @click.option("--path", default="/mcp", show_default=True, help="Path of the endpoint.")
 @click.option("--behind-proxy", is_flag=True, help="Clients come through a proxy that authenticates them.")
 @click.option(
@@ -215,13 +216,16 @@ def run(
     from mcpgate.launch import child_env
     from mcpgate.program import Plan, run_plan
     from mcpgate.service import Rights
+    from mcpgate.tables import path_problem
     from mcpgate_proto.config import AuthConfig, GatewayConfig, ListenConfig, ServerConfig
     from mcpgate_proto.relay.names import server_name_problem
 
     _check_host(host, behind_proxy)
-    if not path.startswith("/"):
-        raise fail(f"--path {path} does not begin with a slash", f"write --path /{path}")
+    if problem := path_problem(path):
+        raise fail(f"--path {problem[0]}", problem[1])
     own = dict(item.partition("=")[::2] for item in env if "=" in item)
+    if "" in own:
+        raise fail("--env: a variable without a name", "write it as NAME=VALUE")
     whole_env = child_env((item for item in env if "=" not in item), own)
     program = command_of(command[0], whole_env, "PATH" in own)
     server = ServerConfig(
@@ -357,13 +361,15 @@ def _either(config: Path | None, url: str | None, headers: tuple[str, ...]) -> G
 
 def _connected(config: GatewayConfig, work: Callable[[Any], Any]) -> Any:
     from mcpgate.client import CallError, connected
+    from mcpgate.logs import escaped
 
     try:
         return connected(config, work)
     except CallError as error:
-        raise fail(f"the gateway answered {error.code}: {error}", code=EXIT_FAILURE) from None
+        # The words may be a server's.
+        raise fail(f"the gateway answered {error.code}: {escaped(str(error))}", code=EXIT_FAILURE) from None
     except OSError as error:
-        raise fail(f"the gateway could not be used: {error}", code=EXIT_FAILURE) from None
+        raise fail(f"the gateway could not be used: {escaped(str(error))}", code=EXIT_FAILURE) from None
 
 
 @cli.command()
@@ -401,6 +407,8 @@ def call(
     from mcpgate import show
     from mcpgate.client import find_tool
 
+    check_text("NAME", name)
+    check_text("JSON", arguments)
     try:
         values = json.loads(arguments)
     except ValueError as error:

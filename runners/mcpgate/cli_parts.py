@@ -20,6 +20,7 @@ __all__ = [
     "EXIT_INTERRUPTED",
     "EXIT_USAGE",
     "RUNNERS",
+    "check_text",
     "command_of",
     "config_option",
     "era_option",
@@ -80,6 +81,16 @@ def settings_of(path: Path | None) -> Settings:
         raise _refused(problems) from None
 
 
+def check_text(told: str, text: str) -> None:
+    """`text`, which `told` gave, is UTF-8; a shell passes on what is not. Nothing else goes to a server."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise fail(
+            f"{told} is not UTF-8", "write it in UTF-8, as the terminal of most systems does"
+        ) from None
+
+
 def command_of(given: str, env: dict[str, str], own_path: bool) -> str:
     """`given` as an absolute path. `env["PATH"]` is searched, and gets its folder unless it is `own_path`."""
     import os
@@ -133,6 +144,7 @@ runner_option = click.option(
 _LOGIN_OPTIONS = (
     click.option("--client-id", metavar="ID", help="For a login: the client that was registered by hand."),
     click.option("--client-secret", metavar="SECRET", help="Its secret, as '${env:NAME}'."),
+    click.option("--issuer", metavar="URL", help="Whose secret that is: its authorization server."),
     click.option("--client-metadata-url", metavar="URL", help="A client id metadata document of yours."),
     click.option("--scope", "scopes", multiple=True, help="Ask for this scope, not for the usual ones."),
     click.option(

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from mcpgate.fd import reason_of
 from mcpgate.files import open_checked, read_most
 from mcpgate.tables import Problems
 
@@ -66,8 +67,7 @@ def read_config(path: Path, problems: Problems, *, insecure: bool) -> ConfigFile
         mode = os.fstat(fd).st_mode
         data = read_most(fd, CONFIG_BYTES)
     except OSError as error:
-        reason = os.strerror(error.errno).lower() if error.errno else "unreadable"
-        problems.error("", f"cannot be read: {reason}", "correct the path or its permissions")
+        problems.error("", f"cannot be read: {reason_of(error)}", "correct the path or its permissions")
         return ConfigFile(path, None, 0)
     if problems.errors:
         return ConfigFile(path, None, mode)

@@ -22,8 +22,10 @@ from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import NamedTuple
 
+from mcpgate.auth_settings import is_networked
 from mcpgate.cli_parts import is_insecure
-from mcpgate.listen_settings import is_loopback
+from mcpgate.fd import reason_of
+from mcpgate.files import open_to_others
 from mcpgate.settings import Settings, SettingsError, find_config, load
 from mcpgate.tables import Problem
 from mcpgate_proto.config import ListenConfig
@@ -120,11 +122,7 @@ class Facts:
     @property
     def exposed(self) -> list[ListenConfig]:
         """The listeners that other machines can reach."""
-        return [
-            one
-            for one in self.listeners
-            if one.kind == "http" and not one.socket_path and not is_loopback(one.host)
-        ]
+        return list(filter(is_networked, self.listeners))
 
     @property
     def serves_others(self) -> bool:
@@ -350,7 +348,13 @@ def sockets(facts: Facts) -> Iterator[Finding]:
         except FileNotFoundError:
             yield passed("sockets", f"{folder} does not exist yet; it is made for its owner only")
             continue
-        shared = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX
+        except OSError as error:
+            yield failed("sockets", f"cannot look at {folder}: {reason_of(error)}", "correct socket_path")
+            continue
+        if not stat.S_ISDIR(found.st_mode):
+            yield failed("sockets", f"{folder} is not a folder", "correct socket_path")
+            continue
+        shared = open_to_others(found) and not found.st_mode & stat.S_ISVTX
         if shared or found.st_uid not in (0, facts.uid):
             yield failed(
                 "sockets", f"others can replace sockets in {folder}", f"chmod go-w {folder}, and own it"

@@ -8,6 +8,7 @@ Must never: accept before the gateway has started, or let one client's trouble c
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import socket
 import time
@@ -29,10 +30,11 @@ BACK_OFF_S = 0.25
 
 
 class Door:
-    """One listener. `holds` are the reasons why nobody is let in at the moment."""
+    """One listener, with a socket for each of its addresses (stdio has none). `holds` are the reasons why
+    nobody is let in at the moment."""
 
-    def __init__(self, sock: socket.socket | None) -> None:
-        self.sock = sock
+    def __init__(self, *socks: socket.socket) -> None:
+        self.socks = socks
         # It was made by others, who have it too.
         self.handed = False
         self.path: unix.BoundPath | None = None
@@ -72,35 +74,35 @@ class Doors:
         if effect.kind == "stdio":
             if effect.listener not in self._stdio:
                 self._stdio[effect.listener] = fd.take_stdio()
-            return Door(None), Address()
+            return Door(), Address()
         # Files that cannot be read fail the start, not the first client.
         tls = ServerContext(effect.tls, self._body.options.sink) if effect.tls is not None else None
         if effect.fd:
             # Whoever made it removes it.
-            sock = systemd.take(effect.fd)
-            door = Door(sock)
+            door = Door(systemd.take(effect.fd))
             door.handed = True
         elif effect.kind == "unix":
             sock, path = unix.open_listener(effect.path, effect.mode, effect.uid, effect.gid)
             door = Door(sock)
             door.path = path
         else:
-            sock = fd.open_listener(effect)
-            door = Door(sock)
+            door = Door(*fd.open_listeners(effect))
         door.tls = tls
-        return door, fd.address_of(sock.getsockname())
+        return door, fd.address_of(door.socks[0].getsockname())
 
     def unlisten(self, effect: fx.Unlisten) -> None:
         door = self._doors.pop(effect.listener, None)
-        if door is not None and door.sock is not None:
-            self._body.loop.unwatch(door.sock.fileno(), False)
+        if door is None:
+            return
+        for sock in door.socks:
+            self._body.loop.unwatch(sock.fileno(), False)
             if not door.handed:
                 # A thread may still wait for it, and would keep it open for a moment.
                 with contextlib.suppress(OSError):
-                    door.sock.shutdown(socket.SHUT_RDWR)
-            door.sock.close()
-            if door.path is not None:
-                door.path.remove()
+                    sock.shutdown(socket.SHUT_RDWR)
+            sock.close()
+        if door.path is not None:
+            door.path.remove()
 
     def pause(self, effect: fx.PauseAccept) -> None:
         self._hold(effect.listener, "asked")
@@ -119,8 +121,9 @@ class Doors:
     def _hold(self, name: str, why: str) -> None:
         door = self._doors.get(name)
         if door is not None:
-            if not door.holds and door.sock is not None:
-                self._body.loop.unwatch(door.sock.fileno(), False)
+            if not door.holds:
+                for sock in door.socks:
+                    self._body.loop.unwatch(sock.fileno(), False)
             door.holds.add(why)
 
     def _release(self, name: str, why: str) -> None:
@@ -130,10 +133,11 @@ class Doors:
         door.holds.discard(why)
         if door.holds:
             return
-        if door.sock is None:
+        if not door.socks:
             return self._let_stdio_in(name)
         try:
-            self._body.loop.watch(door.sock.fileno(), False, lambda: self._accept(name))
+            for sock in door.socks:
+                self._body.loop.watch(sock.fileno(), False, functools.partial(self._accept, name, sock))
         except OSError as error:
             self._back_off(name, error)
 
@@ -155,13 +159,13 @@ class Doors:
         body.open(Channel(conn, stream))
         body.turn()
 
-    def _accept(self, name: str) -> None:
+    def _accept(self, name: str, sock: socket.socket) -> None:
         for _ in range(ACCEPTS_AT_ONCE):
             door = self._doors.get(name)
-            if door is None or door.sock is None or door.holds:
+            if door is None or sock not in door.socks or door.holds:
                 return
             try:
-                taken = fd.accept(door.sock)
+                taken = fd.accept(sock)
             except OSError as error:
                 return self._back_off(name, error)
             if taken is None:

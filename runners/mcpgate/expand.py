@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mcpgate import secrets
 from mcpgate.files import Complaint, Trust
-from mcpgate.inline import is_plain, is_secret_name
+from mcpgate.inline import is_plain, is_secret_name, without_scheme
 from mcpgate.secrets import ExpandError
 from mcpgate.watch import Signature, signature
 
@@ -28,8 +28,6 @@ _REFERENCE = re.compile(r"\$\$\{|\$\{(?P<kind>[A-Za-z_]+):(?P<what>[^}]*)\}")
 _CLIENT_REFERENCE = re.compile(
     r"\$\{(?:(?P<kind>[A-Za-z]+):(?P<what>[^}-][^}]*)|(?P<name>\w+)(?::-(?P<default>[^}]*))?)\}"
 )
-# Before a header's secret; it is no part of it.
-_SCHEME = re.compile(r"(?i)\A(?:basic|bearer|token)\s+(?=\S)")
 
 
 class Inline(enum.Enum):
@@ -87,7 +85,7 @@ class Expander:
 
     def keep_secret(self, value: str) -> None:
         """`value` must not be seen in any log; of a header, what follows the scheme."""
-        value = _SCHEME.sub("", value)
+        value = without_scheme(value)
         if value and value not in self.secrets:
             self.secrets.append(value)
 

@@ -22,6 +22,7 @@ from typing import Protocol, TypeAlias
 from mcpgate_proto.effects import Address, Connect, Listen, Peer
 
 __all__ = [
+    "UNIX_PATH_BYTES",
     "PipeStream",
     "SocketStream",
     "StdioStream",
@@ -31,7 +32,7 @@ __all__ = [
     "address_of",
     "check_unix_path",
     "finish_connect",
-    "open_listener",
+    "open_listeners",
     "peer_of",
     "reason_of",
     "start_connect",
@@ -44,6 +45,10 @@ CHUNKS_AT_ONCE = 64
 # A pipe that poll calls writable takes this much without blocking (POSIX says at least 512; Linux has 4096).
 PIECE_BYTES = select.PIPE_BUF
 BACKLOG = 512
+LOOPBACK = ("127.0.0.1", "::1")
+FREE_PORT_ATTEMPTS = 8
+# What bind and socket say where IPv6, or IPv4, is turned off.
+NO_SUCH_ADDRESS = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 # struct ucred (unix(7)): pid, uid, gid. Unsigned ids: -1 stands for "none that this namespace knows".
 CREDENTIALS = struct.Struct("iII")
 SOL_LOCAL, LOCAL_PEERCRED, LOCAL_PEERPID = 0, 1, 2
@@ -322,11 +327,42 @@ def address_of(sockaddr: object) -> Address:
     return Address(path=sockaddr if isinstance(sockaddr, str) else "")
 
 
-def open_listener(effect: Listen) -> socket.socket:
-    """Bind and listen, non-blocking. `::` takes IPv4 as well. Raises `OSError`."""
-    infos = socket.getaddrinfo(
-        effect.host or None, effect.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )
+def open_listeners(effect: Listen) -> list[socket.socket]:
+    """Bind and listen, non-blocking. "localhost" is both loopback addresses, on one port, as far as this
+    machine has them (RFC 6761 section 6.3); `::` takes IPv4 as well. Raises `OSError`."""
+    if effect.host != "localhost":
+        return [_bound(effect.host, effect.port)]
+    attempts = 1 if effect.port else FREE_PORT_ATTEMPTS
+    while True:
+        attempts -= 1
+        try:
+            return _bound_to_loopback(effect.port)
+        except OSError as error:
+            # A port that is free at one address may be somebody else's at the other.
+            if not attempts or error.errno != errno.EADDRINUSE:
+                raise
+
+
+def _bound_to_loopback(port: int) -> list[socket.socket]:
+    opened: list[socket.socket] = []
+    with contextlib.ExitStack() as undo:
+        for host in LOOPBACK:
+            try:
+                sock = undo.enter_context(_bound(host, port))
+            except OSError as error:
+                if error.errno not in NO_SUCH_ADDRESS:
+                    raise
+            else:
+                opened.append(sock)
+                port = sock.getsockname()[1]
+        if not opened:
+            raise Unusable("this machine has no loopback address")
+        undo.pop_all()
+    return opened
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    infos = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, kind, proto, _, sockaddr = infos[0]
     sock = socket.socket(family, kind, proto)
     try:

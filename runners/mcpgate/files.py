@@ -17,6 +17,8 @@ import sys
 from collections import deque
 from typing import NamedTuple
 
+from mcpgate.fd import Unusable
+
 __all__ = [
     "ONLY_US",
     "Complaint",
@@ -109,7 +111,7 @@ def _opened(path: str, privacy: Privacy, trust: Trust) -> tuple[int, list[Compla
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
             os.close(fd)
-            raise OSError(errno.EINVAL, "not a file", path)
+            raise Unusable("it is not a file")
         complaints += _file_complaints(path, found, privacy, trust)
         complaints += _folder_complaints(os.path.dirname(path) or ".", trust)
         return fd, complaints
@@ -224,7 +226,7 @@ def open_private(path: str, flags: int, most_mode: int = 0o640) -> int:
         found = os.fstat(fd)
         if stat.S_ISREG(found.st_mode) and not HANDED.match(path):
             if found.st_uid != os.geteuid():
-                raise OSError(errno.EPERM, f"it belongs to {_user(found.st_uid)}", path)
+                raise Unusable(f"it belongs to {_user(found.st_uid)}")
             if stat.S_IMODE(found.st_mode) & ~most_mode:
                 os.fchmod(fd, found.st_mode & most_mode | 0o600)
     except BaseException:

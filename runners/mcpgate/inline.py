@@ -22,6 +22,7 @@ __all__ = [
     "is_secret_name",
     "looks_secret",
     "suspects",
+    "without_scheme",
 ]
 
 # Parts of a name that make its value a secret.
@@ -60,6 +61,8 @@ LEAST_BITS = 4.0
 LEAST_HEX_BITS = 3.0
 # Keys whose values are random and no secret: digests and identifiers.
 RANDOM_KEYS = frozenset("digest fingerprint hash id kid pin pin_sha256 sha256 thumbprint".split())
+# Before a header's secret; it is no part of it.
+SCHEME = re.compile(r"(?i)\A(?:basic|bearer|token)\s+(?=\S)")
 # `--token=x`, `--api-key x`; a single dash is used for long names too.
 OPTION = re.compile(r"--?([A-Za-z][\w.-]*)(?:=(.*))?\Z", re.DOTALL)
 
@@ -83,6 +86,11 @@ def is_harmless(value: str) -> bool:
     if not value.strip() or SWITCH.match(value):
         return True
     return bool(PATH.match(value)) and not looks_secret(value)
+
+
+def without_scheme(value: str) -> str:
+    """The secret in the value of a header."""
+    return SCHEME.sub("", value)
 
 
 def is_plain(value: str) -> bool:

@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 
 from mcpgate.cli_parts import fail
+from mcpgate.fd import reason_of
 from mcpgate.files import open_checked
 from mcpgate_proto.config import KeyConfig
 from mcpgate_proto.security.keys import (
@@ -77,11 +78,17 @@ def hash_(name: str, expires: str | None) -> int:
     """Read a key from stdin and print the block that accepts it."""
     _check_name(name)
     until = _until(expires)
-    found = split_key(sys.stdin.readline().strip())
+    # Bytes, since text may refuse what is no text; there may be no stdin at all.
+    line = sys.stdin.buffer.readline(KEY_BYTES) if sys.stdin is not None else b""
+    found = _key_in(line)
     if found is None:
         raise fail("stdin holds no key", f"a key is {FORM}")
     click.echo(_block(*found, name, until), nl=False)
     return 0
+
+
+def _key_in(data: bytes) -> tuple[str, str] | None:
+    return split_key(data.decode("ascii", "replace").strip())
 
 
 def _check_name(name: str) -> None:
@@ -121,12 +128,12 @@ def key_from_file(path: Path) -> KeyConfig:
     try:
         fd, complaints = open_checked(str(path), secret=True)
         with open(fd, "rb") as file:
-            text = file.read(KEY_BYTES).decode("ascii", "replace")
+            data = file.read(KEY_BYTES)
     except OSError as error:
-        raise fail(f"cannot read {path}: {error.strerror}", "correct the path or its permissions") from None
+        raise fail(f"cannot read {path}: {reason_of(error)}", "correct the path or its permissions") from None
     for complaint in complaints:
         raise fail(complaint.problem, complaint.mend)
-    found = split_key(text.strip())
+    found = _key_in(data)
     if found is None:
         raise fail(f"{path} holds no key", f"a key is {FORM}")
     id, secret = found

@@ -16,7 +16,15 @@ from pathlib import Path
 
 from mcpgate.files import ONLY_US, Complaint, Trust, chain_complaint
 
-__all__ = ["CommandError", "beside", "child_env", "command_complaint", "resolve_command", "safe_path"]
+__all__ = [
+    "CommandError",
+    "beside",
+    "child_env",
+    "command_complaint",
+    "is_variable",
+    "resolve_command",
+    "safe_path",
+]
 
 # What programs need to find themselves, their user and their language; nothing that could be a secret.
 ALLOWED = ("HOME", "PATH", "LANG", "TMPDIR", "USER", "LOGNAME", "SHELL", "TERM")
@@ -51,6 +59,11 @@ def beside(command: str, path: str) -> str:
     return path if not os.path.isabs(folder) or folder in folders else os.pathsep.join((folder, *folders))
 
 
+def is_variable(name: str) -> bool:
+    """A process can have a variable of this name (environ(7))."""
+    return bool(name) and "=" not in name and "\0" not in name
+
+
 def child_env(
     pass_env: Iterable[str] = (), own: Mapping[str, str] | None = None, outer: Mapping[str, str] | None = None
 ) -> dict[str, str]:
@@ -77,9 +90,9 @@ def resolve_command(command: str, path: str | None, base: Path) -> str:
     expanded = os.path.expanduser(command)
     if "/" in expanded:
         full = Path(expanded) if os.path.isabs(expanded) else base / expanded
-        if not full.exists():
+        if not os.path.exists(full):
             raise CommandError(f"there is no file {full}", "correct the path, or install the server")
-        if full.is_dir():
+        if os.path.isdir(full):
             raise CommandError(f"{full} is a folder", "name the program itself")
         if not os.access(full, os.X_OK):
             raise CommandError(f"{full} is not executable", f"chmod +x {full}, or run it by its interpreter")

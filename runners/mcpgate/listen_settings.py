@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from mcpgate.auth_settings import AUTH_KEYS, check_reach, read_listener_auth
+from mcpgate.fd import UNIX_PATH_BYTES, Unusable
 from mcpgate.monitor_settings import read_listener_monitor
 from mcpgate.place_settings import check_key, read_place
 from mcpgate.rate_settings import NETWORK_KEYS, read_networks
-from mcpgate.tables import Problems, Table
+from mcpgate.tables import Problems, Table, path_problem
 from mcpgate_proto.config import AuthConfig, ListenConfig
 from mcpgate_proto.effects import ServerTls
+from mcpgate_proto.security.door import host_entry_problem, origin_entry_problem
 
-__all__ = ["DEFAULT_PORT", "absolute", "default_listener", "is_loopback", "read_listener", "socket_problem"]
+__all__ = ["DEFAULT_PORT", "absolute", "default_listener", "read_listener", "socket_problem"]
 
 DEFAULT_PORT = 8080
 KINDS = ("http", "stdio", "unix")
@@ -41,30 +43,16 @@ def default_listener() -> ListenConfig:
     return ListenConfig(name="http", port=DEFAULT_PORT)
 
 
-def is_loopback(host: str) -> bool:
-    """`host` can only be reached from this machine."""
-    import ipaddress
-
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
 def absolute(base: Path, name: str) -> str:
     return os.path.abspath(base / os.path.expanduser(name))
 
 
 def socket_problem(path: str) -> str:
     """Why no socket can be at `path`, or nothing."""
-    # As in sys/un.h; less on macOS, where the listener itself will say so.
-    most = 107
-    if path.startswith(("@", "\0")) or "\0" in path:
+    if path.startswith("@") or "\0" in path:
         return "is an abstract socket, which has no permissions"
-    if len(os.fsencode(path)) > most:
-        return f"is longer than the {most} bytes that the path of a socket can have"
+    if len(os.fsencode(path)) > UNIX_PATH_BYTES:
+        return f"is longer than the {UNIX_PATH_BYTES} bytes that the path of a socket can have"
     return ""
 
 
@@ -79,7 +67,7 @@ def read_listener(
     listener = ListenConfig(
         name=name,
         kind=kind,  # type: ignore[arg-type]
-        host=table.text("host", "127.0.0.1"),
+        host=table.text("host", "localhost"),
         port=table.whole("port", DEFAULT_PORT, most=65_535),
         socket_path=_socket_path(table, problems, kind, name, base, env),
         socket_mode=_mode(table, problems),
@@ -97,7 +85,7 @@ def read_listener(
     listener = read_listener_monitor(table, read_networks(table, read_place(table, listener)))
     table.finish()
     _check(table, problems, listener)
-    check_reach(table, problems, listener, auth, is_loopback(listener.host))
+    check_reach(table, problems, listener, auth)
     return listener
 
 
@@ -114,10 +102,16 @@ def _check(table: Table, problems: Problems, listener: ListenConfig) -> None:
     if listener.sse:
         paths |= {"sse_path": listener.sse_path, "messages_path": listener.messages_path}
     for key, path in paths.items():
-        if not path.startswith("/"):
-            problems.error(table.key(key), "does not begin with a slash", f'write "/{path}"')
+        if problem := path_problem(path):
+            problems.error(table.key(key), *problem)
         elif list(paths.values()).count(path) > 1:
             problems.error(table.key(key), "is the path of something else too", "give each its own")
+    for number, entry in enumerate(listener.allowed_hosts):
+        if must := host_entry_problem(entry):
+            problems.error(f"{table.key('allowed_hosts')}[{number}]", "lets nobody in", f"it {must}")
+    for number, entry in enumerate(listener.allowed_origins):
+        if must := origin_entry_problem(entry):
+            problems.error(f"{table.key('allowed_origins')}[{number}]", "lets nobody in", f"it {must}")
     if listener.kind == "http" and listener.socket_path:
         for key in ("host", "port"):
             if key in table.values:
@@ -180,14 +174,13 @@ def _tls(table: Table, problems: Problems, base: Path) -> ServerTls | None:
     require = table.flag("tls_require_client", False)
     if not any(name in table.values for name in TLS_KEYS):
         return None
-    before = len(problems.errors)
     for name, value in (("tls_cert", certificate), ("tls_key", key)):
-        if not value and table.key(name) not in {problem.key for problem in problems.errors}:
+        if not value:
             problems.error(table.key(name), "is missing", f'write {name} = "file.pem"; TLS needs both')
     if require and not authority:
         mend = 'write tls_client_ca = "ca.pem": whose certificates are accepted'
         problems.error(table.key("tls_require_client"), "needs a tls_client_ca", mend)
-    if len(problems.errors) > before:
+    if not (certificate and key) or (require and not authority):
         return None
     tls = ServerTls(
         cert_file=absolute(base, certificate),
@@ -200,7 +193,6 @@ def _tls(table: Table, problems: Problems, base: Path) -> ServerTls | None:
 
 
 def _check_files(table: Table, problems: Problems, tls: ServerTls) -> None:
-    from mcpgate.fd import Unusable
     from mcpgate.tls import server_context
 
     try:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mcpgate.fd import reason_of
 from mcpgate.files import Complaint, open_checked, read_most
 from mcpgate_proto.config import Pin
 from mcpgate_proto.security.pins import PINNED, digest
@@ -136,8 +137,7 @@ def read(path: Path) -> tuple[Lock, list[Complaint]]:
     except FileNotFoundError:
         raise
     except OSError as error:
-        reason = os.strerror(error.errno).lower() if error.errno else "unreadable"
-        raise LockError(f"cannot be read: {reason}", "correct its permissions") from None
+        raise LockError(f"cannot be read: {reason_of(error)}", "correct its permissions") from None
     if len(data) > LOCK_BYTES:
         raise LockError(f"is longer than {LOCK_BYTES} bytes")
     return _decoded(data), complaints

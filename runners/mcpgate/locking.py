@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mcpgate.cli_parts import EXIT_FAILURE, config_option, fail, settings_of
+from mcpgate.fd import reason_of
 from mcpgate.lockfile import Change, Lock, LockError, differences, lock_path, read, write
 from mcpgate.names import name_problems, visible
 from mcpgate.tables import Problem
@@ -267,7 +268,7 @@ def lock(config: Path | None, servers: tuple[str, ...], accept: bool) -> int:
     try:
         write(path, approved)
     except OSError as error:
-        raise fail(f"{path} cannot be written: {error.strerror}", code=EXIT_FAILURE) from None
+        raise fail(f"{path} cannot be written: {reason_of(error)}", code=EXIT_FAILURE) from None
     for name in found.servers:
         counts = {
             kind: sum(key[:2] == (name, kind) for key in found.entries) for kind in ("tools", "prompts")

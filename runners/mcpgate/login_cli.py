@@ -14,7 +14,7 @@ import click
 import msgspec
 
 from mcpgate import __version__
-from mcpgate.cli_parts import EXIT_FAILURE, config_option, fail, login_options, settings_of
+from mcpgate.cli_parts import EXIT_FAILURE, check_text, config_option, fail, login_options, settings_of
 
 if TYPE_CHECKING:
     from mcpgate_proto.config import GatewayConfig, OAuthConfig, ServerConfig
@@ -31,6 +31,8 @@ ENDS = {
 }
 # Beyond what the gateway itself waits for a person.
 PATIENCE_S = 660.0
+# Options of a login that are keys of `[server.oauth]` too.
+OAUTH_OPTIONS = ("client_id", "client_secret", "client_metadata_url", "issuer", "callback_port")
 
 
 def remote_server(
@@ -60,32 +62,38 @@ def remote_server(
         url=url,
         allow_plain_http=allow,
         headers=headers,
-        oauth=None if has_own or transport == "websocket" else _oauth(given),
+        oauth=None if has_own or transport == "websocket" else _oauth(given, url),
         ca_file=ca_file,
         era=era,  # type: ignore[arg-type]
     )
 
 
-def _oauth(given: dict[str, Any]) -> OAuthConfig:
-    from mcpgate.expand import Expander, ExpandError
-    from mcpgate_proto.config import OAuthConfig
+def _oauth(given: dict[str, Any], url: str) -> OAuthConfig:
+    """What the options say of a login, judged as `[server.oauth]` in a config is."""
+    from mcpgate.expand import Expander
+    from mcpgate.tables import Problems, Table
+    from mcpgate.upstream_auth_settings import read_oauth
 
-    told = given.get("client_secret") or ""
-    if told and not Expander.is_reference(told):
+    values = {name: given[name] for name in OAUTH_OPTIONS if given.get(name)}
+    for name, value in values.items():
+        check_text(_option(name), str(value))
+    if "client_secret" in values and not Expander.is_reference(values["client_secret"]):
         raise fail("--client-secret: everybody can see what stands in a command", "write '${env:NAME}'")
-    try:
-        secret = Expander(Path.cwd()).expand(told)
-    except ExpandError as error:
-        raise fail(f"--client-secret: {error.problem}", error.mend) from None
-    if secret and not given.get("client_id"):
-        raise fail("--client-secret: whose it is is missing", "add --client-id")
-    return OAuthConfig(
-        client_id=given.get("client_id") or "",
-        client_secret=secret,
-        client_metadata_url=given.get("client_metadata_url") or "",
-        scopes=tuple(given.get("scopes") or ()),
-        callback_port=given.get("callback_port") or 0,
-    )
+    if scopes := given.get("scopes"):
+        check_text("--scope", "".join(scopes))
+        values["scopes"] = list(scopes)
+    problems = Problems("")
+    base = Path.cwd()
+    server = Table({"oauth": values}, "", problems, Expander(base))
+    found = read_oauth(server, "http", url, base)
+    for problem in problems.errors:
+        raise fail(f"{_option(problem.key.removeprefix('oauth.'))} {problem.problem}", problem.mend)
+    assert found is not None
+    return found
+
+
+def _option(name: str) -> str:
+    return "--scope" if name.startswith("scopes") else f"--{name.replace('_', '-')}"
 
 
 def browse_with(no_browser: bool) -> Callable[[str, str], None]:
@@ -132,6 +140,7 @@ def _principal_of(server: ServerConfig, told: str | None) -> str:
         if told:
             raise fail("--principal: all principals share this server", "leave it out")
         return EVERYBODY
+    check_text("--principal", told or "")
     return told or LOCAL.id
 
 
@@ -146,6 +155,8 @@ def login(server: str, config: Path | None, principal: str | None, **options: An
     The tokens are kept in $XDG_STATE_HOME/mcpgate (~/.local/state/mcpgate), for `serve`, `connect` and all
     else that runs as you. A gateway that is running finds them by itself.
     """
+    from mcpgate.logs import escaped
+
     meant, whole = _server_of(server, config, options)
     whose = _principal_of(meant, principal)
     quiet = msgspec.structs.replace(meant, enabled=False)  # nothing but the login is to be done there
@@ -158,7 +169,8 @@ def login(server: str, config: Path | None, principal: str | None, **options: An
     fields = dict(ended.fields)
     told = ENDS[ended.event]
     if ended.event not in ("login_done", "login_unneeded"):
-        raise fail(f"{told}: {fields.get('reason') or 'the log says why'}", code=EXIT_FAILURE)
+        why = escaped(str(fields.get("reason") or "the log says why"))
+        raise fail(f"{told}: {why}", code=EXIT_FAILURE)
     click.echo(f"{server}: {told}" + (f" ({fields['issuer']})" if "issuer" in fields else ""))
     return 0
 
@@ -201,7 +213,8 @@ def logout(server: str, config: Path | None, principal: str | None, **options: A
 
     A gateway that is running keeps the token that it has until that expires.
     """
-    from mcpgate.tokens import TokenStore, default_folder
+    from mcpgate.fd import reason_of
+    from mcpgate.tokens import TokenStore, Unsafe, default_folder
     from mcpgate_proto.upstream.oauth import canonical
     from mcpgate_proto.upstream.token_record import record_name
 
@@ -215,7 +228,10 @@ def logout(server: str, config: Path | None, principal: str | None, **options: A
         known = bool(store.read(name))
         store.write(name, b"")
     except OSError as error:
-        raise fail(f"{error.strerror}", code=EXIT_FAILURE) from None
+        told = f"cannot use {store.folder}: {reason_of(error)}"
+        if isinstance(error, Unsafe):  # whose text has all that is needed
+            told = str(error.strerror)
+        raise fail(told, code=EXIT_FAILURE) from None
     finally:
         store.close()
     click.echo(f"{server}: {'logged out' if known else 'there was no login'}")

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from mcpgate.logs import STDERR
-from mcpgate.tables import Problems, Table, suggestion
+from mcpgate.tables import Problems, Table, path_problem, suggestion
 from mcpgate_proto.config import ListenConfig, MonitorConfig
 
 __all__ = ["read_audit", "read_listener_monitor", "read_monitor"]
@@ -34,8 +34,8 @@ def read_monitor(root: Table, problems: Problems, listeners: Iterable[ListenConf
     paths = {"health": found.health_path, "ready": found.ready_path, "metrics": found.metrics_path}
     for kind, path in paths.items():
         key = table.key(f"{kind}_path")
-        if not path.startswith("/"):
-            problems.error(key, "does not begin with a slash", f'write "/{path}"')
+        if problem := path_problem(path):
+            problems.error(key, *problem)
         for listener in listeners:
             taken = [listener.path]
             taken += [listener.sse_path, listener.messages_path] if listener.sse else []

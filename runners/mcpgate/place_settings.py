@@ -11,6 +11,7 @@ import os
 import msgspec
 
 from mcpgate import systemd
+from mcpgate.accounts import group_id, user_id
 from mcpgate.fd import reason_of
 from mcpgate.files import Complaint, open_key
 from mcpgate.tables import Table
@@ -73,15 +74,12 @@ def check_key(table: Table, name: str, path: str) -> None:
 
 
 def _id(table: Table, key: str) -> int:
-    import grp
-    import pwd
-
     given = table.text(key)
-    if not given or given.isdigit():
-        return int(given) if given else -1
-    try:
-        return pwd.getpwnam(given).pw_uid if key == "socket_owner" else grp.getgrnam(given).gr_gid
-    except KeyError:
-        what = "user" if key == "socket_owner" else "group"
+    if not given:
+        return -1
+    what, look_up = ("user", user_id) if key == "socket_owner" else ("group", group_id)
+    found = look_up(given)
+    if found is None:
         table.problems.error(table.key(key), f"there is no {what} {given!r}", f"name a {what} of this system")
         return -1
+    return found

@@ -13,7 +13,7 @@ import resource
 import sys
 from collections.abc import Callable, Iterable
 
-from mcpgate.listen_settings import is_loopback
+from mcpgate.auth_settings import is_networked
 from mcpgate.process_settings import Account
 from mcpgate_proto.config import ListenConfig
 
@@ -31,10 +31,8 @@ def root_problem(listeners: Iterable[ListenConfig], account: Account | None) -> 
     """What is to be said of a start as root, or nothing; and whether other machines could come in."""
     if os.geteuid() != 0 or account is not None:
         return "", False
-    exposed = [one for one in listeners if one.kind == "http" and not one.socket_path]
-    exposed = [one for one in exposed if not is_loopback(one.host)]
-    if exposed:
-        return f"listener {exposed[0].name}: other machines could reach a gateway that runs as root", True
+    for one in filter(is_networked, listeners):
+        return f"listener {one.name}: other machines could reach a gateway that runs as root", True
     if any(one.kind != "stdio" for one in listeners):
         return "it runs as root, and so does every server that it starts", False
     return "", False
@@ -43,9 +41,10 @@ def root_problem(listeners: Iterable[ListenConfig], account: Account | None) -> 
 def become(account: Account) -> None:
     """Be `account` from now on, in all threads, without a way back. Raises `PrivilegeError`.
 
-    Whoever is that user already, is; another user than root cannot become anybody.
+    Whoever is that user already must have no more rights than it; but for root, nobody else can become it.
     """
     if os.geteuid() == account.uid and os.getuid() == account.uid:
+        _verify(account)
         return
     if os.geteuid() != 0:
         raise PrivilegeError(f"only root can become {account.name}; start it as root, or as {account.name}")
@@ -65,22 +64,26 @@ def become(account: Account) -> None:
 
 
 def _verify(account: Account) -> None:
-    """Trust no call that says it worked: a container's rules may have made it something else."""
-    ids = {os.getuid(), os.geteuid()}, {os.getgid(), os.getegid()}
-    if ids != ({account.uid}, {account.gid}) or set(os.getgroups()) - set(account.groups):
-        raise PrivilegeError(f"it did not become {account.name}")
+    """Trust no call that says it worked, a container's rules may have made it something else; nor whoever
+    started us as that user."""
+    name = account.name
+    if {os.getuid(), os.geteuid()} != {account.uid}:
+        raise PrivilegeError(f"it did not become {name}")
+    if {os.getgid(), os.getegid()} != {account.gid} or set(os.getgroups()) - set(account.groups):
+        mend = f"start it as root, or with the groups of {name} only"
+        raise PrivilegeError(f"it runs as {name} with other groups than {name} has; {mend}")
     back: tuple[Callable[[int], None], ...] = (os.setuid, os.seteuid, os.setgid, os.setegid)
     for call in back:
         if _works(call, 0):
-            raise PrivilegeError(f"it became {account.name}, but could become root again")
+            raise PrivilegeError(f"it runs as {name}, but could become root again")
     if _effective_capabilities():
-        raise PrivilegeError(f"it became {account.name}, but kept capabilities of root")
+        raise PrivilegeError(f"it runs as {name}, but with capabilities of root; start it without them")
 
 
 def _works(call: Callable[[int], None], number: int) -> bool:
     try:
         call(number)
-    except PermissionError:
+    except OSError:  # where there are namespaces of users, not only for want of permission
         return False
     return True
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from mcpgate.accounts import find_group, find_user
 from mcpgate.files import Trust, chain_complaint
 from mcpgate.launch import CommandError, beside, command_complaint, resolve_command, safe_path
 from mcpgate.tables import Problems, Table
@@ -133,26 +134,22 @@ def _path(gateway: Table, problems: Problems, processes: ProcessSettings) -> str
 
 
 def _account(gateway: Table, problems: Problems) -> Account | None:
-    """The user (and group) to become. Only root can, so it means nothing to others."""
-    import grp
-    import pwd
-
+    """The user (and group) to become."""
     user, group = gateway.text("user"), gateway.text("group")
     if group and not user:
         problems.error(gateway.key("group"), "goes with a user", "write user too")
     if not user:
         return None
-    try:
-        found = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
-    except KeyError:
+    found = find_user(user)
+    if found is None:
         mend = "name a user of this system; useradd --system makes one"
         problems.error(gateway.key("user"), f"there is no user {user!r}", mend)
         return None
     gid = found.pw_gid
     if group:
-        try:
-            gid = (grp.getgrgid(int(group)) if group.isdigit() else grp.getgrnam(group)).gr_gid
-        except KeyError:
+        if (known := find_group(group)) is not None:
+            gid = known.gr_gid
+        else:
             problems.error(
                 gateway.key("group"), f"there is no group {group!r}", "name a group of this system"
             )

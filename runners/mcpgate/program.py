@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mcpgate import __version__
+from mcpgate.fd import reason_of
 from mcpgate.logs import audit_sink, escaped, json_sink, text_sink, with_audit
 from mcpgate.privileges import PrivilegeError
 from mcpgate.redact import Redactor
@@ -83,13 +84,13 @@ def run_plan(plan: Plan) -> int:
     try:
         sink = json_sink(plan.log_file) if plan.log_file else text_sink()
     except OSError as error:
-        tell(f"cannot write the log file {plan.log_file}: {error.strerror}; correct [gateway] log_file")
+        tell(f"cannot write the log file {plan.log_file}: {reason_of(error)}; correct [gateway] log_file")
         return EXIT_USAGE
     audit = plan.settings.audit if plan.settings is not None else ""
     try:
         sink = with_audit(sink, audit_sink(audit)) if audit else sink
     except OSError as error:
-        tell(f"cannot write the audit file {audit}: {error.strerror}; correct [gateway] audit")
+        tell(f"cannot write the audit file {audit}: {reason_of(error)}; correct [gateway] audit")
         return EXIT_USAGE
     sink = service.redactor.sink(sink)
     recorder = None
@@ -100,7 +101,10 @@ def run_plan(plan: Plan) -> int:
         try:
             recorder = Recorder.start(plan.config, plan.record, version=__version__)
         except OSError as error:
-            tell(f"cannot write the recording {plan.record}: {error.strerror}")
+            tell(f"cannot write the recording {plan.record}: {reason_of(error)}")
+            return EXIT_USAGE
+        except UnicodeEncodeError:
+            tell("a recording cannot hold an argument or a variable that is not UTF-8; leave --record out")
             return EXIT_USAGE
         tell(f"warning: the recording {plan.record} holds secrets as they are; keep it as you keep them")
         gateway = recorder

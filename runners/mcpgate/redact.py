@@ -20,7 +20,15 @@ from urllib.parse import quote, quote_plus
 
 import msgspec
 
-from mcpgate.inline import KEY_STARTS, KNOWN_KEYS, argv_secrets, is_harmless, is_plain, is_secret_name
+from mcpgate.inline import (
+    KEY_STARTS,
+    KNOWN_KEYS,
+    argv_secrets,
+    is_harmless,
+    is_plain,
+    is_secret_name,
+    without_scheme,
+)
 from mcpgate.tables import Problem
 from mcpgate_proto.effects import Record, Scalar
 
@@ -59,7 +67,6 @@ KEY_WORDS = ("api", "private", "access")
 SCHEME = re.compile(
     r"(?i)\b(basic|bearer)(\s+)(?!/)(?=[\w.~+/-]*(?:[0-9]|={1,2}(?![\w.~+/=-]))|[\w.~+/-]{20})[\w.~+/-]{8,}=*"
 )
-SCHEME_BEFORE = re.compile(r"(?i)\A(?:basic|bearer|token)\s+(?=\S)")
 USERINFO = re.compile(r"(?<=://)[^\s/@\"'<>]+(?=@)")
 # In no pattern above, so that nothing is found across two fields.
 BETWEEN = "\0\n"
@@ -212,7 +219,7 @@ def secrets_of(config: GatewayConfig) -> list[str]:
     for server in config.servers:
         for name, value in server.headers.items():
             if (is_secret_name(name) and not is_harmless(value)) or not is_plain(value):
-                found.append(SCHEME_BEFORE.sub("", value))
+                found.append(without_scheme(value))
         for name, value in server.env.items():
             if is_secret_name(name) and not is_harmless(value):
                 found.append(value)

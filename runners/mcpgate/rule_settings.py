@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from mcpgate.lockfile import LockError, lock_path, read
-from mcpgate.tables import Problems, Table
+from mcpgate.tables import Problems, Table, labelled
 from mcpgate_proto.config import Names, Pin, RuleConfig
 from mcpgate_proto.security.globs import Glob
 
@@ -61,8 +61,8 @@ def read_pins(gateway: Table | None, problems: Problems, path: Path, *, insecure
 
 def read_rules(root: Table, problems: Problems) -> tuple[RuleConfig, ...]:
     """All rules of a config: those in the tables of servers first, then `[[rule]]`; each in its order."""
-    root.known.append("rule")
-    servers = [(path, value) for path, value in _tables(root, "server", problems) if isinstance(value, dict)]
+    told = labelled("server", root.values.get("server"))
+    servers = [(path, value) for path, value in told if isinstance(value, dict)]
     names = [str(value.get("name")) for _, value in servers]
     found = []
     for path, value in servers:
@@ -70,18 +70,9 @@ def read_rules(root: Table, problems: Problems) -> tuple[RuleConfig, ...]:
             # A server's name holds no character that is special in a glob.
             table = Table(value, path, problems, root.expander)
             found.append(RuleConfig(servers=(str(value.get("name")),), **_filters(table, names)))
-    for path, value in _tables(root, "rule", problems):
+    for path, value in root.each("rule", ""):
         found.append(_rule(Table(value, path, problems, root.expander), names))
     return tuple(found)
-
-
-def _tables(root: Table, name: str, problems: Problems) -> list[tuple[str, Any]]:
-    values = root.values.get(name, [])
-    if not isinstance(values, list):
-        if name == "rule":
-            problems.error(name, "is one table", "write [[rule]], with two brackets, for each")
-        return []
-    return [(f"{name}[{number}]", value) for number, value in enumerate(values)]
 
 
 def _rule(table: Table, servers: Sequence[str]) -> RuleConfig:

@@ -16,7 +16,7 @@ from mcpgate.inline import argv_secrets, looks_secret, suspects
 from mcpgate.launch import child_env
 from mcpgate.process_settings import ProcessSettings, read_processes
 from mcpgate.redact import too_short
-from mcpgate.tables import Problems, Table
+from mcpgate.tables import Problems, Table, labelled
 
 __all__ = ["client_access", "header_problem", "read_guard", "read_headers", "warn_of_secrets"]
 
@@ -102,12 +102,7 @@ def _servers(values: Any) -> list[tuple[str, dict[str, Any]]]:
     """(key path, table) of each server, in our own spelling or in that of a client."""
     if not isinstance(values, dict):
         return []
-    own = values.get("server")
-    found: list[tuple[str, Any]] = []
-    if isinstance(own, list):
-        for number, one in enumerate(own):
-            name = one.get("name") if isinstance(one, dict) else None
-            found.append((f"server.{name}" if isinstance(name, str) and name else f"server[{number}]", one))
+    found = labelled("server", values.get("server"))
     for key in ("mcpServers", "servers"):
         if isinstance(theirs := values.get(key), dict):
             found += [(f"{key}.{name}", one) for name, one in theirs.items()]

@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from mcpgate.fd import reason_of
 from mcpgate.files import ONLY_US, Complaint, Trust, open_checked, read_most
 
 __all__ = ["ExpandError", "command_line", "command_output", "credential", "file_text"]
@@ -25,6 +26,9 @@ __all__ = ["ExpandError", "command_line", "command_output", "credential", "file_
 MOST_BYTES = 64 * 1024
 # How long a killed command may take to be gone.
 KILL_WAIT_S = 5.0
+# How to mend what a command does.
+PRINT_IT = "have it print the value and nothing else"
+SLOW = "make it faster, or raise [gateway] command_timeout_s"
 
 
 class ExpandError(ValueError):
@@ -42,10 +46,8 @@ def file_text(path: str, trust: Trust = ONLY_US) -> tuple[str, list[Complaint]]:
         fd, complaints = open_checked(path, secret=True, trust=trust)
         data = read_most(fd, MOST_BYTES)
     except OSError as error:
-        reason = os.strerror(error.errno).lower() if error.errno else "unreadable"
-        if error.strerror == "not a file":
-            reason = "it is not a file"
-        raise ExpandError(f"cannot read {path}: {reason}", "correct the path or its permissions") from error
+        mend = "correct the path or its permissions"
+        raise ExpandError(f"cannot read {path}: {reason_of(error)}", mend) from error
     return _text(data, path, "put only the value into it"), complaints
 
 
@@ -64,9 +66,9 @@ def credential(name: str, env: Mapping[str, str]) -> str:
         # The folder is systemd's own; it shows our right to read as a group's (an access control list).
         data = read_most(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), MOST_BYTES)
     except OSError as error:
-        reason = os.strerror(error.errno).lower() if error.errno else "unreadable"
         raise ExpandError(
-            f"cannot read the credential {name}: {reason}", f"add LoadCredential={name}:/path to the unit"
+            f"cannot read the credential {name}: {reason_of(error)}",
+            f"add LoadCredential={name}:/path to the unit",
         ) from error
     return _text(data, f"the credential {name}", "put only the value into it")
 
@@ -98,7 +100,7 @@ def command_line(
     try:
         argv = shlex.split(text)
     except ValueError as error:
-        raise ExpandError("${cmd:...} has a quote that is not closed", "close it, or write \\' ") from error
+        raise ExpandError("${cmd:...} has a quote that is not closed", "close it, or write \\'") from error
     if not argv:
         raise ExpandError("${cmd:} names no command", "write ${cmd:/path/of/it argument ...}")
     try:
@@ -154,7 +156,7 @@ def _run(argv: list[str], env: Mapping[str, str], timeout_s: float, what: str) -
             raise ExpandError(f"{what} prints more than {MOST_BYTES} bytes", PRINT_IT)
         return data, popen.wait(max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
-        raise ExpandError(f"{what} took longer than {timeout_s:g} s", _SLOW) from None
+        raise ExpandError(f"{what} took longer than {timeout_s:g} s", SLOW) from None
     finally:
         # After a good end what it left running may go on: `gpg` starts its agent so.
         if popen.returncode is None:
@@ -167,10 +169,6 @@ def _run(argv: list[str], env: Mapping[str, str], timeout_s: float, what: str) -
             popen.stdout.close()
 
 
-PRINT_IT = "have it print the value and nothing else"
-_SLOW = "make it faster, or raise [gateway] command_timeout_s"
-
-
 def _read_until(fd: int, deadline: float, timeout_s: float, what: str) -> bytes:
     poll = select.poll()
     poll.register(fd, select.POLLIN)
@@ -178,7 +176,7 @@ def _read_until(fd: int, deadline: float, timeout_s: float, what: str) -> bytes:
     while True:
         left = deadline - time.monotonic()
         if left <= 0 or not poll.poll(left * 1000):
-            raise ExpandError(f"{what} took longer than {timeout_s:g} s", _SLOW)
+            raise ExpandError(f"{what} took longer than {timeout_s:g} s", SLOW)
         part = os.read(fd, MOST_BYTES)
         data += part
         if not part or len(data) > MOST_BYTES:

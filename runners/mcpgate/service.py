@@ -47,8 +47,8 @@ class Service:
         self._rights = rights
         self._processes = settings.processes if settings is not None else ProcessSettings()
         secrets = settings.secrets if settings is not None else ()
-        self._knows_secrets = bool(secrets) or bool(secrets_of(config)) or _has_keys(config)
-        self.redactor = Redactor((*secrets, *secrets_of(config)))
+        self._secrets = (*secrets, *secrets_of(config))
+        self.redactor = Redactor(self._secrets)
         self._watch = Watch(settings.secret_files.items() if settings is not None else ())
 
     # -- before
@@ -72,8 +72,7 @@ class Service:
         """Listeners are bound: give up what is not needed any more. Raises `PrivilegeError`."""
         if self._processes.account is not None:
             become(self._processes.account)
-        if self._knows_secrets:
-            hide_memory()
+        _hide(self._config, self._secrets)
         if self._processes.no_new_privs:
             forbid_new_privileges()
 
@@ -111,10 +110,14 @@ class Service:
             return None
         finally:
             systemd.notify("READY=1")
-        self.redactor.learn((*settings.secrets, *secrets_of(settings.gateway)))
+        secrets = (*settings.secrets, *secrets_of(settings.gateway))
+        self.redactor.learn(secrets)
+        _hide(settings.gateway, secrets)
         self._watch.follow(settings.secret_files.items())
         return settings.gateway
 
 
-def _has_keys(config: GatewayConfig) -> bool:
-    return any(listener.tls is not None for listener in config.listeners)
+def _hide(config: GatewayConfig, secrets: tuple[str, ...]) -> None:
+    """Hide the memory, if there is something in it to hide: the keys of certificates among it."""
+    if secrets or any(listener.tls is not None for listener in config.listeners):
+        hide_memory()

@@ -21,7 +21,7 @@ from mcpgate.clients import server_tables
 from mcpgate.config_file import read_config
 from mcpgate.control import RUNNERS
 from mcpgate.expand import Expander, Inline
-from mcpgate.launch import child_env
+from mcpgate.launch import child_env, is_variable
 from mcpgate.listen_settings import (
     DEFAULT_PORT,
     absolute,
@@ -102,7 +102,7 @@ def find_config(env: Mapping[str, str] | None = None) -> Path:
     """The first config there is. Raises `SettingsError`, which says what was looked for."""
     places = config_places(env)
     for place in places:
-        if place.exists():
+        if os.path.exists(place):
             return place
     looked = ", ".join(str(place) for place in places)
     mend = "write one, name one with -c FILE, or try `mcpgate demo`"
@@ -178,7 +178,7 @@ class _Reader:
             pins=pins.mode,
             pinned=pins.pinned,
             hidden_text=gateway.text("hidden_text", "report", HIDDEN),  # type: ignore[arg-type]
-            servers=self._servers(self._each("server")),
+            servers=self._servers(root.each("server")),
             listeners=listeners,
             auth=self.auth,
             limits=limits,
@@ -236,20 +236,6 @@ class _Reader:
             return b""
         return key
 
-    def _each(self, name: str) -> list[tuple[str, Any]]:
-        """The tables of an array of tables, by their own names where they have one."""
-        values = self.root.values.get(name, [])
-        if not isinstance(values, list):
-            self.problems.error(name, "is one table", f"write [[{name}]], with two brackets, for each")
-            return []
-        found = []
-        for number, value in enumerate(values):
-            label = value.get("name") if isinstance(value, dict) else None
-            found.append(
-                (f"{name}.{label}" if isinstance(label, str) and label else f"{name}[{number}]", value)
-            )
-        return found
-
     def _limits(self, values: Any) -> Limits:
         table = self.table(values, "limits")
         defaults = Limits()
@@ -276,7 +262,7 @@ class _Reader:
                 self.problems.error(f"{path}.name", "is the name of another server too", "give each its own")
             names.add(server.name)
             servers.append(server)
-        if not entries and not any(problem.key == "server" for problem in self.problems.errors):
+        if not entries:
             self.problems.error("server", "no server is configured", "add a [[server]] with name and command")
         if servers and not any(server.enabled for server in servers):
             self.problems.warn("server", "every server is disabled", "set enabled = true for one")
@@ -291,8 +277,13 @@ class _Reader:
         if problem:
             self.problems.error(f"{path}.name", problem, "give it a short name, such as files")
         transport = table.text("transport", "stdio", TRANSPORTS)
+        self._out_of_place(path, table, transport)
         enabled = table.flag("enabled", True)
         pass_env, own_env = table.texts("pass_env"), table.secret_map("env")
+        for key in own_env:
+            if not is_variable(key):
+                told = f"{key!r} is not the name of a variable"
+                self.problems.error(table.key("env"), told, 'write NAME = "value"')
         env = child_env(pass_env, own_env, self.env)
         command, url, socket_path = table.text("command"), table.text("url"), table.text("socket_path")
         cwd = table.text("cwd")
@@ -319,7 +310,7 @@ class _Reader:
             process_limits=self._process_limits(table),
             url=url,
             headers=read_headers(table),
-            ca_file=self._file(f"{path}.ca_file", table.text("ca_file")),
+            ca_file=table.file("ca_file", self.base),
             allow_plain_http=way.allow_plain_http,
             forward_headers=way.forward_headers,
             oauth=way.oauth,
@@ -336,7 +327,6 @@ class _Reader:
         )
         table.known += SERVER_KEYS
         table.finish()
-        self._out_of_place(path, table, transport)
         return server
 
     def _out_of_place(self, path: str, table: Table, transport: str) -> None:
@@ -357,13 +347,9 @@ class _Reader:
                     self.problems.error(f"{path}.{key}", f"means nothing for transport {transport}", mend)
 
     def _command(self, path: str, command: str, env: dict[str, str], enabled: bool) -> str:
-        if not command and f"{path}.command" in {problem.key for problem in self.problems.errors}:
-            return ""
         return self.processes.command(f"{path}.command", command, env, self.base, self.problems, enabled)
 
     def _url(self, path: str, url: str, transport: str) -> None:
-        if not url and f"{path}.url" in {problem.key for problem in self.problems.errors}:
-            return
         schemes = SCHEMES[transport]
         problem = url_problem(url, schemes)
         if problem:
@@ -381,16 +367,8 @@ class _Reader:
 
     def _folder(self, key: str, name: str) -> str:
         full = self.base / os.path.expanduser(name)
-        if not full.is_dir():
+        if not os.path.isdir(full):
             self.problems.error(key, f"there is no folder {full}", "create it, or correct the path")
-        return str(full)
-
-    def _file(self, key: str, name: str) -> str | None:
-        if not name:
-            return None
-        full = self.base / os.path.expanduser(name)
-        if not full.is_file():
-            self.problems.error(key, f"there is no file {full}", "correct the path")
         return str(full)
 
     def _pin(self, path: str, pin: str) -> str | None:
@@ -418,7 +396,7 @@ class _Reader:
     # -- listeners
 
     def _listeners(self) -> tuple[ListenConfig, ...]:
-        entries = self._each("listen")
+        entries = self.root.each("listen")
         if not entries:
             return (default_listener(),)
         found: list[ListenConfig] = []
@@ -450,6 +428,8 @@ def url_problem(url: str, schemes: tuple[str, ...] = SCHEMES["http"]) -> str:
     """What is wrong with the address of a server, or nothing."""
     if not url:
         return "is missing"
+    if not url.isprintable() or " " in url:
+        return "holds what no URL can hold"
     try:
         parts = urlsplit(url)
         port_fits = parts.port is None or parts.port > 0

@@ -22,7 +22,15 @@ TEXT_CHARS = 1_000_000
 
 
 def _json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=not sys.stdout.isatty()))
+    if not sys.stdout.isatty():
+        click.echo(json.dumps(value, indent=2))
+    else:
+        # Readable in any script; what JSON lets pass may steer a terminal all the same (C1, bidi).
+        click.echo(_harmless(json.dumps(value, indent=2, ensure_ascii=False)))
+
+
+def _harmless(text: str) -> str:
+    return "\n".join(escaped(line, TEXT_CHARS) for line in text.split("\n"))
 
 
 def tools(found: list[dict[str, Any]], as_json: bool) -> None:
@@ -59,9 +67,7 @@ def result(value: dict[str, Any], as_json: bool) -> None:
     for part in value["content"]:
         if isinstance(part, dict) and part.get("type") == "text":
             text = str(part.get("text", ""))
-            if sys.stdout.isatty():
-                text = "\n".join(escaped(line, TEXT_CHARS) for line in text.split("\n"))
-            click.echo(text)
+            click.echo(_harmless(text) if sys.stdout.isatty() else text)
         else:
             _json(part)
     if value.get("structuredContent") is not None and not value["content"]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import socket
 import time
 from typing import NamedTuple
@@ -20,6 +21,8 @@ __all__ = ["Handed", "find", "handed", "notify", "notify_reloading", "take", "wa
 
 FIRST_FD = 3
 MOST_FDS = 256
+# `str.isdigit` also holds for digits that `int` refuses, and for more of them than it takes.
+NUMBER = re.compile(r"[0-9]{1,18}")
 FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 
 
@@ -39,7 +42,7 @@ def handed() -> tuple[Handed, ...]:
     """The sockets that we were started with. Their variables are removed: they speak of this process only."""
     names = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
     pid, count, labels = (os.environ.pop(name, "") for name in names)
-    if pid != str(os.getpid()) or not count.isdigit():
+    if pid != str(os.getpid()) or NUMBER.fullmatch(count) is None:
         return ()
     named = labels.split(":")
     found = []
@@ -77,7 +80,7 @@ def find(name: str) -> Handed | None:
         if one.name == name:
             return one
     places = handed()
-    return places[int(name)] if name.isdigit() and int(name) < len(places) else None
+    return places[int(name)] if NUMBER.fullmatch(name) and int(name) < len(places) else None
 
 
 def take(name: str) -> socket.socket:
@@ -109,6 +112,6 @@ def notify_reloading() -> None:
 def watchdog_s() -> float | None:
     """How often to send WATCHDOG=1: twice in the time that systemd waits; `None`: it does not wait."""
     pid, time_us = os.environ.get("WATCHDOG_PID", ""), os.environ.get("WATCHDOG_USEC", "")
-    if not time_us.isdigit() or int(time_us) <= 0 or pid not in ("", str(os.getpid())):
+    if NUMBER.fullmatch(time_us) is None or int(time_us) == 0 or pid not in ("", str(os.getpid())):
         return None
     return int(time_us) / 2_000_000

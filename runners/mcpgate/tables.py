@@ -1,19 +1,23 @@
 """Reading one table of settings with every problem noted, none raised.
 
-Owns: `Problem`, `Problems` and `Table`: typed reads, unknown keys with a suggestion, expansion of references.
+Owns: `Problem`, `Problems` and `Table`: typed reads, unknown keys with a suggestion, expansion of references;
+what a path of a URL is.
 Must never: stop at the first problem, or repeat a value that may be a secret.
 """
 
 from __future__ import annotations
 
 import difflib
+import os
+import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from mcpgate.expand import Expander, ExpandError, Inline
 from mcpgate.inline import is_harmless, is_secret_name, looks_secret
 
-__all__ = ["Problem", "Problems", "Table"]
+__all__ = ["Problem", "Problems", "Table", "labelled", "path_problem", "suggestion"]
 
 _MISSING: Any = object()
 _KINDS: dict[type, str] = {
@@ -24,8 +28,8 @@ _KINDS: dict[type, str] = {
     dict: "a table",
     list: "a list",
 }
-
-
+# RFC 3986 section 3.3.
+_URL_PATH = re.compile(r"/(?:[-A-Za-z0-9._~!$&'()*+,;=:@/]|%[0-9A-Fa-f]{2})*")
 _INLINE = "holds a secret as it is, which everybody who reads the config then has"
 _INLINE_MEND = "write ${env:NAME} or ${file:/path}, or set [gateway] allow_inline_secrets = true"
 
@@ -54,7 +58,10 @@ class Problems:
         self.inline: list[str] = []
 
     def error(self, key: str, problem: str, mend: str) -> None:
-        self.errors.append(Problem(self.file, key, problem, mend))
+        """The first of a key is told: what comes after may only be its consequence, as that it is missing.
+        Of the whole file (no key) all are."""
+        if not key or all(one.key != key for one in self.errors):
+            self.errors.append(Problem(self.file, key, problem, mend))
 
     def warn(self, key: str, problem: str, mend: str) -> None:
         self.warnings.append(Problem(self.file, key, problem, mend))
@@ -108,6 +115,17 @@ class Table:
             return default
         return str(value)
 
+    def file(self, name: str, base: Path) -> str | None:
+        """The path of a file, from `base` if it is relative; none if the key is not there."""
+        given = self.text(name)
+        if not given:
+            return None
+        full = str(base / os.path.expanduser(given))
+        # Unlike the method of `Path`, this raises for no path at all.
+        if not os.path.isfile(full):
+            self.problems.error(self.key(name), f"there is no file {full}", "correct the path")
+        return full
+
     def flag(self, name: str, default: bool) -> bool:
         return bool(self._take(name, bool, default))
 
@@ -145,6 +163,15 @@ class Table:
             else:
                 self.problems.error(where, f"is {_kind_of(item)}", "write a text, in quotes")
         return found
+
+    def each(self, name: str, label: str = "name") -> list[tuple[str, Any]]:
+        """(key path, table) of each table in an array of them."""
+        self.known.append(name)
+        values = self.values.get(name, [])
+        key = self.key(name)
+        if not isinstance(values, list):
+            self.problems.error(key, "is one table", f"write [[{key}]], with two brackets, for each")
+        return labelled(key, values, label)
 
     def secret(self, name: str, default: str = "") -> str:
         """A text that must come by reference, such as `${env:NAME}`, and that no log may show.
@@ -188,16 +215,19 @@ class Table:
     def _expanded(self, where: str, text: str) -> str:
         try:
             value = self.expander.expand(text)
+            value.encode()
             if "\0" not in value:
                 return value
             # No path, argument, variable or header can hold one.
             self.problems.error(where, "holds a NUL character", "remove it")
-            return ""
+        except UnicodeEncodeError:
+            # It comes from a variable, and would have to go into JSON.
+            self.problems.error(where, "is not UTF-8", "set the variable to a text in UTF-8")
         except ExpandError as error:
             self.problems.error(where, error.problem, error.mend)
-            return ""
         finally:
             self.take_complaints(where)
+        return ""
 
     def take_complaints(self, where: str) -> None:
         """Warn of what was unsafe about what was just read."""
@@ -212,6 +242,27 @@ class Table:
                 near = suggestion(name, self.known)
                 mend = near or f"remove it; known here: {', '.join(sorted(self.known))}"
                 self.problems.error(self.key(name), "is not a known key", mend)
+
+
+def labelled(key: str, values: Any, label: str = "name") -> list[tuple[str, Any]]:
+    """(key path, table) of each table in an array of them, called by its `label` where it has one."""
+    found = []
+    for number, value in enumerate(values if isinstance(values, list) else ()):
+        own = value.get(label) if isinstance(value, dict) else None
+        found.append((f"{key}.{own}" if isinstance(own, str) and own else f"{key}[{number}]", value))
+    return found
+
+
+def path_problem(path: str) -> tuple[str, str] | None:
+    """Why no request can be for `path`, and how to mend it."""
+    if not path.startswith("/"):
+        return "does not begin with a slash", f'write "/{path}"'
+    if _URL_PATH.fullmatch(path) is None:
+        return (
+            "holds what no path of a URL can hold",
+            'write it as requests have it, such as "/mcp" or "/a%20b"',
+        )
+    return None
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -6,19 +6,19 @@ Must never: read a secret that is not typed as one, or keep a value that was not
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from mcpgate.listen_settings import is_loopback
+from mcpgate.auth_settings import is_scope
 from mcpgate.tables import Table
 from mcpgate_proto.config import OAuthConfig
+from mcpgate_proto.security.address import is_loopback
 from mcpgate_proto.security.egress import parse_url
 from mcpgate_proto.security.forward import header_problem
 
-__all__ = ["UPSTREAM_AUTH_KEYS", "UpstreamAuth", "plain_http_problem", "read_upstream_auth"]
+__all__ = ["UPSTREAM_AUTH_KEYS", "UpstreamAuth", "plain_http_problem", "read_oauth", "read_upstream_auth"]
 
 UPSTREAM_AUTH_KEYS = ("allow_plain_http", "forward_headers", "oauth")
 GRANTS = ("authorization_code", "client_credentials")
@@ -55,7 +55,7 @@ def read_upstream_auth(table: Table, transport: str, url: str, base: Path) -> Up
             secure = "wss" if url.startswith("ws") else "https"
             mend = f"write {secure}://, or allow_plain_http = true if the network in between is your own"
             problems.error(table.key("url"), problem, mend)
-    return UpstreamAuth(allow, _forward_headers(table, transport), _oauth(table, transport, url, base))
+    return UpstreamAuth(allow, _forward_headers(table, transport), read_oauth(table, transport, url, base))
 
 
 def _is_url(url: str) -> bool:
@@ -87,7 +87,8 @@ def _forward_headers(table: Table, transport: str) -> tuple[str, ...]:
 # -- [server.oauth]
 
 
-def _oauth(table: Table, transport: str, url: str, base: Path) -> OAuthConfig | None:
+def read_oauth(table: Table, transport: str, url: str, base: Path) -> OAuthConfig | None:
+    """How tokens for the server at `url` are got; what is wrong with it is noted."""
     table.known.append("oauth")
     values = table.values.get("oauth")
     if values is None:
@@ -106,23 +107,13 @@ def _oauth(table: Table, transport: str, url: str, base: Path) -> OAuthConfig | 
         resource=oauth.text("resource"),
         callback_port=oauth.whole("callback_port", 0, most=65535),
         allow_private=oauth.flag("allow_private", False),
-        ca_file=_file(oauth, "ca_file", base),
+        ca_file=oauth.file("ca_file", base),
     )
     oauth.finish()
     _check_place(table, oauth, transport)
     _check_urls(oauth, found, url)
     _check_together(oauth, found)
     return found
-
-
-def _file(table: Table, name: str, base: Path) -> str | None:
-    given = table.text(name)
-    if not given:
-        return None
-    full = base / os.path.expanduser(given)
-    if not full.is_file():
-        table.problems.error(table.key(name), f"there is no file {full}", "correct the path")
-    return str(full)
 
 
 def _check_place(table: Table, oauth: Table, transport: str) -> None:
@@ -150,8 +141,7 @@ def _check_urls(oauth: Table, found: OAuthConfig, url: str) -> None:
         key, mend = oauth.key("client_metadata_url"), "write the whole URL of the document"
         oauth.problems.error(key, "has no path", mend)
     for number, scope in enumerate(found.scopes):
-        # RFC 6749 section 3.3.
-        if not scope or any(not ("!" <= char <= "~") or char in '"\\' for char in scope):
+        if not is_scope(scope):
             key = f"{oauth.key('scopes')}[{number}]"
             oauth.problems.error(key, "is not one scope", 'write each by itself: ["read", "write"]')
 

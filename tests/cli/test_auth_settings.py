@@ -5,6 +5,8 @@ Must never: depend on the users of this machine beyond root.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from mcpgate.tables import Problem
 from mcpgate_proto.config import AuthConfig, IssuerConfig, KeyConfig
 from mcpgate_proto.security.keys import KeyRing, hash_secret
 from mcpgate_proto.security.principal import Grant
-from tests.cli.program import LEGACY_SERVER, mcpgate, running
+from tests.cli.program import LEGACY_SERVER, environment, mcpgate, running
 from tests.runner.conftest import Certificates
 from tests.security.tokens import ISSUER, jwks, public
 
@@ -256,6 +258,27 @@ def test_a_key_is_hashed_from_stdin(tmp_path: Path) -> None:
 def test_bad_usage(arguments: list[str], given: str, told: str) -> None:
     code, out, err = mcpgate("key", *arguments, given=given)
     assert code == 2 and not out and told in err and "hunter2" not in err
+
+
+@pytest.mark.parametrize("given", [b"\xff\xfe\n", b"mcpg_ci_\xff\n", b"x" * 100_000])
+def test_what_is_no_text_is_no_key(given: bytes) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mcpgate", "key", "hash"],
+        input=given,
+        capture_output=True,
+        env=environment(PYTHONIOENCODING="utf-8:strict"),
+    )
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"stdin holds no key" in done.stderr and b"Traceback" not in done.stderr
+
+
+def test_without_stdin_there_is_no_key() -> None:
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"exec {sys.executable} -m mcpgate key hash <&-"],
+        capture_output=True,
+        env=environment(),
+    )
+    assert done.returncode == 2 and b"stdin holds no key" in done.stderr
 
 
 def test_run_with_a_key_file(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ import pytest
 from tests.cli.program import LEGACY_SERVER, MODERN_SERVER, mcpgate, running
 
 PYTHON = sys.executable
+URL = "https://127.0.0.1:1/"
 META = {
     "io.modelcontextprotocol/protocolVersion": "2026-07-28",
     "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
@@ -87,7 +88,7 @@ def test_version() -> None:
         (["run", "--port", "x", "--", "y"], "'x' is not a valid integer"),
         (["run", "--", "no-such-program"], "no command 'no-such-program' on the PATH"),
         (["run", "--host", "0.0.0.0", "--", PYTHON], "use `mcpgate serve` with [auth] and TLS"),
-        (["run", "--path", "mcp", "--", PYTHON], "write --path /mcp"),
+        (["run", "--path", "mcp", "--", PYTHON], 'write "/mcp"'),
         (["connect", "example.com/mcp"], "is not an http or https URL"),
         (["connect", "https://x", "-H", "secret"], "has no colon"),
         (["connect", "https://x", "-H", "A: ${env:NO_SUCH}"], "NO_SUCH is not set"),
@@ -95,12 +96,49 @@ def test_version() -> None:
         (["call", "x", "[]"], "not a JSON object"),
         (["tools", "-c", "a", "--url", "http://x"], "name one place to look"),
         (["check", "-c", "/nonexistent.toml"], "cannot be read"),
+        # What is no UTF-8 is in no URL and in no login, and a shell passes it on all the same.
+        (["login", "https://127.0.0.1:1/\udcff"], "the URL holds what no URL can hold"),
+        (["logout", "https://127.0.0.1:1/\udcff"], "the URL holds what no URL can hold"),
+        (["connect", "https://127.0.0.1:1/a b"], "the URL holds what no URL can hold"),
+        (["tools", "--url", "https://127.0.0.1:1/\x01"], "the URL holds what no URL can hold"),
+        (["login", URL, "--principal", "\udcff"], "--principal is not UTF-8"),
+        (["logout", URL, "--principal", "\udcff"], "--principal is not UTF-8"),
+        (["login", URL, "--client-id", "\udcff"], "--client-id is not UTF-8"),
+        (["connect", URL, "--scope", "\udcff"], "--scope is not UTF-8"),
+        # As in a config: a secret is shown to nobody but to whom it belongs.
+        (["login", URL, "--client-id", "c", "--client-secret", "s"], "everybody can see what stands in a"),
+        (["login", URL, "--client-id", "c", "--client-secret", "${env:HOME}"], "--issuer is missing"),
+        (["login", URL, "--issuer", "https://h", "--client-secret", "${env:HOME}"], "--client-id is missing"),
+        (["login", URL, "--client-id", "c", "--client-secret", "${env:NO_SUCH}"], "NO_SUCH is not set"),
+        (["login", URL, "--client-metadata-url", "https://h"], "--client-metadata-url has no path"),
+        (["connect", URL, "--scope", "a b"], "--scope is not one scope"),
+        (["call", "\udcff", "--url", URL], "NAME is not UTF-8"),
+        (["call", "x", '"\udcff"', "--url", URL], "JSON is not UTF-8"),
+        (["run", "--record", "record", "--", PYTHON, "\udcff"], "a recording cannot hold"),
+        (["run", "--path", "/\udcff", "--", PYTHON], "--path holds what no path of a URL can hold"),
+        (["run", "-e", "=x", "--", PYTHON], "a variable without a name"),
+        (["run", "--", "./" + "a" * 5000], "there is no file"),
+        (["check", "-c", "a" * 5000], "file name too long"),
+        (["check", "-c", "/"], "it is not a file"),
     ],
 )
 def test_usage_errors_exit_2_and_say_what_to_do(args: list[str], said: str, tmp_path: Path) -> None:
     code, out, err = mcpgate(*args, cwd=tmp_path, XDG_CONFIG_HOME=str(tmp_path))
     assert (code, out) == (2, "")
     assert said in err and "Traceback" not in err
+
+
+def test_a_place_that_cannot_be_is_no_config(tmp_path: Path) -> None:
+    code, _, err = mcpgate("check", cwd=tmp_path, XDG_CONFIG_HOME="/" + "a" * 5000)
+    assert code == 2 and "there is no config" in err and "Traceback" not in err
+
+
+def test_logins_that_cannot_be_kept_name_their_folder(tmp_path: Path) -> None:
+    code, _, err = mcpgate("logout", URL, XDG_STATE_HOME="/" + "a" * 5000)
+    assert code == 1 and "a/mcpgate/logins: file name too long" in err
+    (tmp_path / "mcpgate" / "logins").mkdir(parents=True, mode=0o755)
+    code, _, err = mcpgate("logout", URL, XDG_STATE_HOME=str(tmp_path))
+    assert code == 1 and "is open to other users" in err and "chmod 700" in err
 
 
 def test_serve_says_where_it_looked(tmp_path: Path) -> None:
@@ -169,7 +207,7 @@ def test_a_port_in_use_fails_with_its_mend() -> None:
         port = str(urlsplit(gate.url()).port)
         code, _, err = mcpgate("run", "--port", port, "--", PYTHON, "-I", "-S", MODERN_SERVER)
         assert code == 1
-        assert f"cannot listen on 127.0.0.1:{port}: address already in use" in err and "--port 0" in err
+        assert f"cannot listen on localhost:{port}: address already in use" in err and "--port 0" in err
 
 
 def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:

@@ -130,6 +130,16 @@ def test_a_folder_that_others_can_write_is_no_place_for_a_socket(tmp_path: Path)
     assert verdicts(own, "sockets") == ["pass"]
 
 
+@pytest.mark.parametrize(
+    ("name", "said"), [("file/x.sock", "is not a folder"), ("file/x/x.sock", "not a directory")]
+)
+def test_where_no_socket_can_be(name: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    listener = ListenConfig(name="unix", kind="unix", socket_path=str(tmp_path / name))
+    (found,) = [one for one in doctor.examine(facts(listener)) if one.check == "sockets"]
+    assert found.verdict is Verdict.FAIL and said in found.found and found.mend
+
+
 def test_a_config_that_cannot_be_used_fails_with_its_mends() -> None:
     found = Facts(
         problems=(Problem("f.toml", "gateway.x", "is not a known key", "remove it"),), versions=GOOD

@@ -78,6 +78,11 @@ def test_rules(tmp_path: Path) -> None:
 
 
 WRONG: dict[str, tuple[str, str, str]] = {
+    "a server by its name": (
+        "[[server]]\nname = 'a'\ncommand = '/bin/cat'\ntools = { alow = ['x'] }\n",
+        "server.a.tools.alow",
+        "is not a known key",
+    ),
     "one table": ("[rule]\ntools = { deny = ['x'] }\n", "rule", "is one table"),
     "nothing said": ("[[rule]]\nservers = ['git']\n", "rule[0]", "says nothing"),
     "an unknown key": ("[[rule]]\ntool = { deny = ['x'] }\n", "rule[0].tool", "is not a known key"),

@@ -138,7 +138,7 @@ def test_a_whole_config(tmp_path: Path, env: dict[str, str], bin_dir: Path) -> N
 def test_defaults(tmp_path: Path, env: dict[str, str]) -> None:
     config = load(write(tmp_path, '[[server]]\nname = "a"\ncommand = "server"'), env).gateway
     (listener,) = config.listeners
-    assert (listener.host, listener.port, listener.path) == ("127.0.0.1", DEFAULT_PORT, "/mcp")
+    assert (listener.host, listener.port, listener.path) == ("localhost", DEFAULT_PORT, "/mcp")
     assert config.limits == Limits() and config.prefix == "auto" and not config.transparent
     assert config.servers[0].timeout == 30.0 and "AWS_SECRET" not in config.servers[0].env
 
@@ -205,6 +205,8 @@ BAD = [
         "means nothing for kind unix",
     ),
     (SERVER + "[[listen]]\nkind='stdio'\nsocket_path='s'", "listen[0].socket_path", "kind stdio"),
+    (SERVER + "[[listen]]\nallowed_hosts=['gw','*.gw']", "listen[0].allowed_hosts[1]", "without patterns"),
+    (SERVER + "[[listen]]\nallowed_origins=['http://a','a.b']", "listen[0].allowed_origins[1]", "scheme://"),
     (SERVER + "[[listen]]\nkind='unix'", "listen[0].socket_path", "XDG_RUNTIME_DIR is not set"),
     (SERVER + "[[listen]]\nkind='unix'\nsocket_path='@x'", "listen[0].socket_path", "no permissions"),
     (SERVER + "[[listen]]\nsocket_path='%s'" % ("x" * 108), "listen[0].socket_path", "longer than the 107"),
@@ -227,6 +229,12 @@ BAD = [
     ),
     (SERVER + "[[listen]]\nhost = '0.0.0.0'", "listen[0].host", "`mcpgate key new`"),
     (SERVER + "[[listen]]\npath = 'mcp'", "listen[0].path", 'write "/mcp"'),
+    (SERVER + "[[listen]]\npath = '/m cp'", "listen[0].path", "no path of a URL"),
+    (
+        SERVER + "[[listen]]\nsse = true\nmessages_path = '/a?b'",
+        "listen[0].messages_path",
+        "no path of a URL",
+    ),
     (SERVER + "[[listen]]\nport = 70000", "listen[0].port", "65535"),
     (SERVER + "[[listen]]\nname='a'\n[[listen]]\nname='a'", "listen.a.name", "another listener too"),
     (SERVER + "[[listen]]\nkind='stdio'\n[[listen]]\nkind='stdio'", "listen[1]", "there is one stdin"),
@@ -253,6 +261,11 @@ def test_what_a_clients_list_would_hide_is_told(tmp_path: Path, env: dict[str, s
     assert "would be ignored" in next(iter(found.values()))
 
 
+HTTP = '[[server]]\nname = "a"\ntransport = "http"\nurl = "https://a.example"\n'
+# Longer than any path.
+LONG = "a" * 5000
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -263,12 +276,42 @@ def test_what_a_clients_list_would_hide_is_told(tmp_path: Path, env: dict[str, s
             'headers = {A = "${file:a\\u0000b}"}',
             "",
         ),
+        (f'[[server]]\nname = "a"\ncommand = "./{LONG}"', "there is no file"),
+        (f'[[server]]\nname = "a"\ncommand = "/{LONG}/b"', "there is no file"),
+        (f'[[server]]\nname = "a"\ncommand = "server"\ncwd = "{LONG}"', "there is no folder"),
+        (HTTP + f'ca_file = "{LONG}"', "there is no file"),
+        (HTTP + f'[server.oauth]\nca_file = "{LONG}"', "there is no file"),
+        (HTTP + f'[auth]\n[[auth.issuer]]\nissuer = "x"\nca_file = "{LONG}"', "there is no file"),
+        (HTTP + '[[listen]]\nsocket_path = "s"\nallow_uids = ["a\\u0000b"]', "is nobody here"),
+        (HTTP + '[[listen]]\nsocket_path = "s"\nallow_gids = ["a\\u0000b"]', "is nobody here"),
+        (HTTP + '[[listen]]\nsocket_path = "s"\nallow_uids = ["\u00b2"]', "is nobody here"),
+        (HTTP + '[[listen]]\nsocket_path = "s"\nallow_uids = [4294967295]', "is nobody here"),
+        (HTTP + '[[listen]]\nsocket_path = "s"\nsocket_owner = "a\\u0000b"', "NUL"),
+        (HTTP + '[[listen]]\nsocket_path = "s"\nsocket_owner = "\u00b2"', "there is no user"),
+        (HTTP + '[[listen]]\nsocket_path = "s"\nsocket_group = "4294967295"', "there is no group"),
+        (HTTP + '[[listen]]\nsocket_path = "s"\nsocket_group = "' + "9" * 5000 + '"', "there is no group"),
+        (HTTP + '[gateway]\nuser = "a\\u0000b"', "NUL"),
+        (HTTP + '[gateway]\nuser = "\u00b2"', "there is no user"),
+        (HTTP + '[gateway]\nuser = "' + "9" * 5000 + '"', "there is no user"),
+        (HTTP + '[gateway]\nuser = "nobody"\ngroup = "\u00b2"', "there is no group"),
+        (HTTP + '[gateway]\nuser = "nobody"\ngroup = "99999999999999999999"', "there is no group"),
+        ('[[server]]\nname = "a"\ncommand = "server"\nenv = { "A=B" = "c" }', "not the name of a variable"),
+        ('[[server]]\nname = "a"\ncommand = "server"\nenv = { "" = "c" }', "not the name of a variable"),
+        ('[[server]]\nname = "a"\ncommand = "server"\nenv = { "A\\u0000" = "c" }', "the name of a variable"),
+        (HTTP.replace("a.example", "a.example/\u00a0"), "holds what no URL can hold"),
     ],
 )
 def test_odd_values_are_problems_and_no_tracebacks(
     tmp_path: Path, env: dict[str, str], text: str, said: str
 ) -> None:
     assert said in "".join(problems(tmp_path, text, env).values())
+
+
+def test_a_variable_that_is_no_text_is_a_problem(tmp_path: Path, env: dict[str, str]) -> None:
+    text = HTTP + 'rename = { a = "${env:ODD}" }\n[server.oauth]\nclient_id = "x${env:ODD}"'
+    found = problems(tmp_path, text, env | {"ODD": "\udcff"})
+    assert sorted(found) == ["server.a.oauth.client_id", "server.a.rename.a"]
+    assert all("is not UTF-8" in told for told in found.values())
 
 
 def test_sockets_and_other_transports(tmp_path: Path, env: dict[str, str]) -> None:

@@ -172,6 +172,26 @@ def test_variables_for_another_process_are_not_ours(config: Callable[..., str]) 
     assert code == 1 and "no socket 'web' was handed over" in err
 
 
+# Digits to `str.isdigit`, and no numbers; more of them than `int` takes.
+NO_NUMBERS = ("\u00b2", "\u0662", "9" * 5000, "-1", "+1", "1_0", "")
+
+
+@pytest.mark.parametrize("count", NO_NUMBERS)
+def test_a_count_that_is_no_number_hands_nothing_over(monkeypatch: pytest.MonkeyPatch, count: str) -> None:
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDS", count)
+    # Not the one that remembers.
+    assert systemd.handed.__wrapped__() == ()
+    assert "LISTEN_FDS" not in os.environ
+
+
+@pytest.mark.parametrize("place", NO_NUMBERS)
+def test_a_place_that_is_no_number(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    monkeypatch.setattr(systemd, "handed", lambda: (systemd.Handed("web", 3),))
+    assert systemd.find(place) is None
+    assert systemd.find("0") == systemd.find("web") is not None
+
+
 # -- what the service manager hears
 
 
@@ -206,6 +226,7 @@ def test_the_watchdog_is_fed(runner: str, config: Callable[..., str], tmp_path: 
         ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "1"}, None),
         ({"WATCHDOG_USEC": "0"}, None),
         ({"WATCHDOG_USEC": "soon"}, None),
+        *(({"WATCHDOG_USEC": text}, None) for text in NO_NUMBERS),
     ],
 )
 def test_how_often(monkeypatch: pytest.MonkeyPatch, env: dict[str, str], every_s: float | None) -> None:
