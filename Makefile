@@ -23,7 +23,7 @@ demo: $(STAMP)  ## run the gateway with two small servers of its own, and print 
 	$(BIN)/mcpgate demo $(ARGS)
 
 test: $(STAMP) $(SDK)/.installed $(SDK1)/.installed  ## run all tests
-	$(BIN)/python -m pytest -n 2 -m "not alone" $(ARGS)
+	$(BIN)/python -m pytest -n 4 -m "not alone" $(ARGS)
 	$(BIN)/python -m pytest -m alone $(ARGS) || [ $$? -eq 5 ]  # 5: none was chosen
 
 lint: $(STAMP)  ## style, types, import layers

@@ -154,4 +154,4 @@ def test_a_port_that_is_taken(run_gateway: MakeGateway) -> None:
     argv = [*MCPGATE, "run", "--port", str(gateway.port), "--", *PLAIN]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=30, env=environment())
     assert done.returncode == 1
-    assert f"cannot listen on 127.0.0.1:{gateway.port}" in done.stderr and "--port 0" in done.stderr
+    assert f"cannot listen on localhost:{gateway.port}" in done.stderr and "--port 0" in done.stderr

@@ -1,4 +1,4 @@
-"""What the tests of section 1 share: the routes and methods there are, and a scene.
+"""What the tests of section 1 share: the routes and methods there are, and who is not let in.
 
 Must never: hold a test.
 """
@@ -6,15 +6,8 @@ Must never: hold a test.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from fuzz.sim.scene import Scene
-from tests.threats.raw import (
-    DUAL,
-    HOST,
-    Raw,
-    header_lines,
-)
+from tests.threats.raw import HOST, Raw, header_lines
 
 __all__ = [
     "EVIL_HOSTS",
@@ -24,7 +17,6 @@ __all__ = [
     "ROUTES",
     "SOURCES",
     "asking",
-    "scene_of",
     "status_of",
 ]
 
@@ -55,12 +47,8 @@ ROUTES = [
     "/readyz",
 ]
 ROUTES += ["/.well-known/oauth-protected-resource", "/.well-known/oauth-protected-resource/mcp"]
+ROUTES += ["/favicon.ico"]
 METHODS = ["GET", "POST", "DELETE", "OPTIONS", "PUT", "HEAD"]
-
-
-def scene_of(eras: tuple[str, ...] = DUAL, transport: str = "stdio", **options: Any) -> Scene:
-    options.setdefault("sockets", True)
-    return Scene({"one": (transport, eras)}, **options).start()
 
 
 def asking(method: str, path: str, *headers: tuple[str, str], host: str = HOST) -> bytes:

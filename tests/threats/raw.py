@@ -1,8 +1,8 @@
 """Peers that send exactly the bytes they are given, on virtual time, and what comes back to them.
 
-Owns: `Raw` (a client's connection), `ask` (a connection of its own for some bytes), `serves` (the gateway
-still works for others), and servers that answer a call with given bytes. Must never: read leniently; an
-answer that is not HTTP by the book fails the test.
+Owns: `scene_of`, `Raw` (a client's connection), `ask` (a connection of its own for some bytes), `serves`
+(the gateway still works for others), and servers that answer a call with given bytes. Must never: read
+leniently; an answer that is not HTTP by the book fails the test.
 """
 
 from __future__ import annotations
@@ -30,10 +30,14 @@ __all__ = [
     "answering_with",
     "ask",
     "body_of",
+    "call_head",
     "call_of",
+    "chunk",
+    "handshake",
     "header_lines",
     "legacy_session",
     "post",
+    "scene_of",
     "serves",
     "ws_open",
 ]
@@ -47,6 +51,12 @@ WS_HEADERS = (
     ("Sec-WebSocket-Version", "13"),
     ("Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA=="),
 )
+
+
+def scene_of(eras: tuple[str, ...] = DUAL, transport: str = "stdio", **options: Any) -> Scene:
+    """One server, and every way in over TCP."""
+    options.setdefault("sockets", True)
+    return Scene({"one": (transport, eras)}, **options).start()
 
 
 class Response:
@@ -199,10 +209,25 @@ def body_of(method: str = "tools/call", id: Any = 1, modern: bool = True, **para
     return {"jsonrpc": "2.0", "id": id, "method": method, "params": params}
 
 
+def call_head(tool: str = "echo") -> list[tuple[str, str]]:
+    """What the head of a modern tools/call says of it."""
+    return [("MCP-Protocol-Version", MODERN), ("Mcp-Method", "tools/call"), ("Mcp-Name", tool)]
+
+
 def call_of(tool: str = "echo", id: Any = 1, **arguments: Any) -> bytes:
     """A whole modern tools/call over HTTP."""
     told = json.dumps(body_of(id=id, name=tool, arguments=arguments)).encode()
-    return post(told, [("MCP-Protocol-Version", MODERN), ("Mcp-Method", "tools/call"), ("Mcp-Name", tool)])
+    return post(told, call_head(tool))
+
+
+def chunk(data: bytes, extension: bytes = b"") -> bytes:
+    return b"%x%b\r\n%b\r\n" % (len(data), extension, data)
+
+
+def handshake(version: str = "2025-11-25") -> bytes:
+    """An initialize of a client that can do nothing."""
+    told = body_of("initialize", modern=False, protocolVersion=version, capabilities={}, clientInfo={})
+    return json.dumps(told).encode()
 
 
 def legacy_session(scene: Scene, version: str = "2025-11-25") -> list[tuple[str, str]]:

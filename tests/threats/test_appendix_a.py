@@ -13,7 +13,6 @@ from typing import Any
 import msgspec
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from fuzz.sim.scene import Scene
 from fuzz.sim.talk import Job
@@ -26,11 +25,13 @@ from tests.threats.raw import (
     answering_with,
     ask,
     body_of,
+    call_head,
     call_of,
     post,
     serves,
 )
 from tests.threats.texts import DEEP, INVALID, LIMITS, PARSE, PASS, answer_holding, everyone, holding
+from tests.wire import envelopes
 
 # Appendix A: one value each, and what becomes of a message that holds it.
 VALUES: list[tuple[str, bytes, int]] = [
@@ -179,44 +180,7 @@ def test_ta_differential(data: bytes) -> None:
         assert isinstance(message, jsonrpc.Malformed)
 
 
-PIECES = [
-    "{",
-    "}",
-    "[",
-    "]",
-    ",",
-    ":",
-    '"',
-    '"a"',
-    '"b":',
-    "1",
-    "-",
-    "0",
-    "e5",
-    "e400",
-    "E+999",
-    "9" * 150,
-    ".",
-    "true",
-]
-PIECES += [
-    "null",
-    "NaN",
-    " ",
-    "\\",
-    "\\u00e9",
-    "\\ud83d\\ude00",
-    "\\ud800",
-    "é",
-    "\x01",
-    '{"a":1}',
-    '"a":2',
-    "\ufeff",
-    "[]",
-]
-
-
-@given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
+@given(envelopes.TEXTS)
 def test_ta_differential_of_any_text(text: str) -> None:
     data = holding(text.encode())
     found = readings(data)
@@ -236,8 +200,7 @@ def test_ta_appendix_a_from_http_clients(value: bytes, expected: int) -> None:
     scene = everyone()
     scene.run(1.0)
     tap = Wiretap(scene)
-    headers = [("MCP-Protocol-Version", "2026-07-28"), ("Mcp-Method", "tools/call"), ("Mcp-Name", "echo")]
-    reply = ask(scene, post(holding(value), headers))
+    reply = ask(scene, post(holding(value), call_head()))
     if expected:
         assert reply.statuses == [400] and reply.last.json["error"]["code"] == expected
         assert b'"n"' not in tap.written
@@ -274,24 +237,23 @@ def test_ta_whole_texts_from_clients(data: bytes, expected: int) -> None:
 # -- through a gateway, from its servers
 
 
-def answered(scene: Scene, within: float = 60.0) -> Any:
-    """The whole response to a call of the tool `raw`."""
+def passed_or_refused(scene: Scene, value: bytes, expected: int) -> None:
+    """What a call of the tool `raw` comes to, whose result holds `value`."""
     raw = Raw(scene).send(call_of("raw"), 0)
-    scene.until(lambda: raw.responses and raw.last.messages, within)
-    assert raw.statuses == [200] or "error" in raw.last.json
-    return raw.last
+    scene.until(lambda: raw.responses and raw.last.messages, 60.0)
+    [message] = raw.last.messages
+    if expected:
+        assert message["error"] and b"structuredContent" not in raw.last.body
+    else:
+        assert raw.statuses == [200]
+        assert b'"v":' + value in raw.last.body.replace(b'"v": ', b'"v":')
 
 
 @pytest.mark.parametrize(("value", "expected"), ROWS, ids=IDS)
 def test_ta_appendix_a_from_children(value: bytes, expected: int) -> None:
     scene = everyone(eras=MODERN_ERA)
     scene.only.script("raw", lambda job: job.talk.raw(answer_holding(value, job.id) + b"\n"))
-    response = answered(scene)
-    [message] = response.messages
-    if expected:
-        assert message["error"] and b"structuredContent" not in response.body
-    else:
-        assert b'"v":' + value in response.body.replace(b'"v": ', b'"v":')
+    passed_or_refused(scene, value, expected)
     assert serves(scene)
 
 
@@ -307,12 +269,7 @@ def test_ta_appendix_a_from_http_servers(value: bytes, expected: int) -> None:
     kind = answering_with(answer)
     scene.only.script("raw", lambda job: None)
     scene.net.services["127.0.0.1", 9001] = lambda: scene.only.connection(kind)
-    response = answered(scene)
-    [message] = response.messages
-    if expected:
-        assert message["error"] and b"structuredContent" not in response.body
-    else:
-        assert b'"v":' + value in response.body.replace(b'"v": ', b'"v":')
+    passed_or_refused(scene, value, expected)
 
 
 @pytest.mark.parametrize(("data", "expected"), [row[1:] for row in TEXTS], ids=[row[0] for row in TEXTS])

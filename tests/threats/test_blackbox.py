@@ -9,12 +9,15 @@ from __future__ import annotations
 import json
 import os
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from fuzz.sim.sockets import FrameReader, frame
 from tests.cli.program import mcpgate
+from tests.threats.known import ROUTES
 from tests.threats.peers import META, BlackBox, Line, black_box, call, modern_headers, request
 
 RUNNERS = ["asyncio", "blocking"]
@@ -25,22 +28,6 @@ MASK = b"\x01\x02\x03\x04"
 TEXT, CLOSE, PING = 1, 8, 9
 pytestmark = pytest.mark.alone
 
-ROUTES = [
-    "/mcp",
-    "/sse",
-    "/messages",
-    "/messages?session=x",
-    "/",
-    "/other",
-    "/metrics",
-    "/healthz",
-    "/readyz",
-]
-ROUTES += [
-    "/.well-known/oauth-protected-resource",
-    "/.well-known/oauth-protected-resource/mcp",
-    "/favicon.ico",
-]
 METHODS = ["GET", "POST", "DELETE", "OPTIONS", "PUT", "PATCH"]
 STRANGERS = [
     {"Host": "evil.example"},
@@ -297,7 +284,7 @@ def test_websocket_floods(box: BlackBox, name: str) -> None:
     def attack() -> None:
         line = upgraded(box).send(data).to_end()
         # Where we could not send it all, the reset may have overtaken the reason.
-        assert close_code(line) in (code, 0), close_code(line)
+        assert close_code(line) in ((code, 0) if len(data) > 100_000 else (code,))
         line.close()
 
     guarded(box, attack)
@@ -372,9 +359,23 @@ def test_a_half_closing_client_is_answered(box: BlackBox) -> None:
         line.close()
 
 
-def test_what_was_said_is_in_no_log(box: BlackBox) -> None:
-    """Nothing that a stranger sent is written raw: no control character is in what the gateway has logged."""
-    box.ask(request("GET", "/\x1b[31m", None, None, box.host))
-    box.ask(request("GET", "/mcp", {"Origin": "http://\x1b]0;evil"}, None, box.host))
-    told = "".join(box.gate.seen)
-    assert not [char for char in told if ord(char) < 32 and char != "\n"]
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_what_was_said_is_in_no_log(tmp_path: Path, runner: str) -> None:
+    """Nothing that a stranger sent is written raw: no control character is in what the gateway has logged,
+    where it logs most and tells of every request."""
+    more = '[gateway]\nlog_level = "debug"\naudit = "stderr"\n'
+    odd = "file:///odd\x1b[31m\nnotice \x9b2J"
+    with black_box(tmp_path, runner, more) as box:
+        box.ask(request("GET", "/\x1b[31m", None, None, box.host))
+        box.ask(request("GET", "/mcp", {"Origin": "http://\x1b]0;evil"}, None, box.host))
+        told = {"jsonrpc": "2.0", "id": 1, "method": "resources/read", "params": {"uri": odd, "_meta": META}}
+        name = f"=?base64?{b64encode(odd.encode()).decode()}?="
+        headers = modern_headers("resources/read", name)
+        line = box.ask(request("POST", "/mcp", headers, json.dumps(told).encode(), box.host))
+        assert json.loads(line.bodies[-1])["error"]["data"] == {"uri": odd}
+        assert box.gate.stop() == 0
+        while box.gate.until(""):
+            pass
+        lines = box.gate.seen
+    assert len([line for line in lines if "file:///odd" in line]) == 1
+    assert not [char for char in "".join(lines) if not char.isprintable() and char != "\n"]

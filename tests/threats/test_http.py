@@ -11,6 +11,7 @@ import json
 import time
 from typing import Any
 
+import h11
 import msgspec
 import pytest
 
@@ -24,8 +25,10 @@ from tests.threats.raw import (
     ask,
     body_of,
     call_of,
+    chunk,
     legacy_session,
     post,
+    scene_of,
     serves,
 )
 from tests.wire.appendix_b import APPENDIX_B
@@ -58,10 +61,6 @@ HEAD = (
 ).encode()
 
 
-def scene_of(transport: str = "stdio", eras: tuple[str, ...] = MODERN_ERA, **options: Any) -> Scene:
-    return Scene({"one": (transport, eras)}, sockets=True, **options).start()
-
-
 def own(data: bytes) -> bytes:
     """The input with all that a good request has in the place of its Host."""
     lf = HEAD[:-2] + b"\n"
@@ -71,7 +70,7 @@ def own(data: bytes) -> bytes:
 @pytest.mark.parametrize("name", [row[0] for row in APPENDIX_B])
 def test_tb_appendix_b_through_a_gateway(name: str) -> None:
     data, status = {row[0]: (own(row[1]), row[2]) for row in APPENDIX_B}[name]
-    scene = scene_of()
+    scene = scene_of(MODERN_ERA)
     reply = ask(scene, data, wait_s=5.0)
     if status:
         assert reply.statuses == [status] and reply.last.headers["connection"] == "close" and reply.ended
@@ -89,7 +88,7 @@ def test_tb_nothing_behind_a_refusal_is_read() -> None:
     behind = call_of(nonce="smuggled")
     for name, data, status in APPENDIX_B:
         if status:
-            scene = scene_of()
+            scene = scene_of(MODERN_ERA)
             scene.run(1.0)
             reply = ask(scene, own(data) + behind)
             assert len(reply.statuses) == 1, name
@@ -97,7 +96,7 @@ def test_tb_nothing_behind_a_refusal_is_read() -> None:
 
 
 def refused(data: bytes, status: int, **options: Any) -> Raw:
-    scene = scene_of(**options)
+    scene = scene_of(MODERN_ERA, **options)
     scene.run(1.0)
     reply = ask(scene, data)
     assert reply.statuses == [status] and reply.ended and scene.only.calls == []
@@ -120,12 +119,8 @@ def chunked(*chunks: bytes, more: bytes = b"", last: bytes = b"0\r\n\r\n") -> by
     return request(more + b"Transfer-Encoding: chunked\r\n", b"".join(chunks) + last)
 
 
-def chunk(data: bytes, extension: bytes = b"") -> bytes:
-    return b"%x%b\r\n%b\r\n" % (len(data), extension, data)
-
-
 def test_t3_the_requests_of_these_tests_are_good_but_for_what_they_test() -> None:
-    scene = scene_of()
+    scene = scene_of(MODERN_ERA)
     for data in (sized(), chunked(chunk(BODY)), chunked(chunk(BODY[:7]), chunk(BODY[7:], b";a=b"))):
         assert ask(scene, data).statuses == [200]
     assert len(scene.only.calls) == 3
@@ -197,7 +192,7 @@ def test_t3_6_versions(version: bytes) -> None:
     ],
 )
 def test_t3_7_targets(target: bytes, status: int) -> None:
-    scene = scene_of()
+    scene = scene_of(MODERN_ERA)
     scene.run(1.0)
     reply = ask(scene, sized(line=b"POST " + target + b" HTTP/1.1\r\n"))
     assert reply.statuses == [status] and scene.only.calls == []
@@ -206,7 +201,7 @@ def test_t3_7_targets(target: bytes, status: int) -> None:
 
 def test_t3_7_absolute_form_means_the_same_place() -> None:
     """RFC 9112 3.2.2: it has to be understood; its authority is the Host, which has passed the door."""
-    scene = scene_of()
+    scene = scene_of(MODERN_ERA)
     line = f"POST http://{HOST}/mcp HTTP/1.1\r\n".encode()
     assert ask(scene, sized(line=line)).statuses == [200]
     evil = sized(line=b"POST http://evil.example/mcp HTTP/1.1\r\n").replace(HOST.encode(), b"evil.example")
@@ -236,7 +231,7 @@ def test_t3_7_absolute_form_means_the_same_place() -> None:
     ],
 )
 def test_t3_8_hosts(value: bytes, status: int) -> None:
-    scene = scene_of()
+    scene = scene_of(MODERN_ERA)
     scene.run(1.0)
     reply = ask(scene, sized().replace(HOST.encode(), value, 1))
     assert reply.statuses == [status] and scene.only.calls == []
@@ -270,7 +265,7 @@ def test_t3_11_methods(method: bytes) -> None:
 
 @pytest.mark.parametrize("method", [b"PUT", b"PATCH", b"HEAD"])
 def test_t3_11_methods_that_no_route_has(method: bytes) -> None:
-    scene = scene_of()
+    scene = scene_of(MODERN_ERA)
     reply = ask(scene, method + b" /mcp HTTP/1.1\r\n" + HEAD + b"\r\n")
     assert reply.sent_back.startswith(b"HTTP/1.1 405 ") and serves(scene)
 
@@ -294,7 +289,7 @@ def test_t3_13_chunk_extensions_and_trailers() -> None:
 
 
 def test_t3_13_trailers_decide_nothing() -> None:
-    scene = scene_of()
+    scene = scene_of(MODERN_ERA)
     trailers = b"Host: evil.example\r\nContent-Length: 5\r\nMcp-Name: fail\r\nAuthorization: Bearer x"
     reply = ask(scene, chunked(chunk(BODY), last=b"0\r\n" + trailers + b"\r\n\r\n"))
     assert reply.statuses == [200] and [job.params["name"] for job in scene.only.calls] == ["echo"]
@@ -323,7 +318,7 @@ def test_t3_15_chunk_floods() -> None:
     begin = time.process_time()
     refused(chunked(*[chunk(b" ")] * 20_000), 413)
     assert time.process_time() - begin < 5
-    scene = scene_of()
+    scene = scene_of(MODERN_ERA)
     assert ask(scene, chunked(*[chunk(BODY[at : at + 1]) for at in range(len(BODY))])).statuses == [200]
 
 
@@ -345,7 +340,7 @@ def test_t3_16_expectations() -> None:
 )
 def test_t3_16_continue_is_said_only_to_what_passed(old: bytes, new: bytes) -> None:
     head = sized(b"Expect: 100-continue\r\n").split(b"\r\n\r\n")[0] + b"\r\n\r\n"
-    scene = scene_of()
+    scene = scene_of(MODERN_ERA)
     good = ask(scene, head)
     assert good.interim == [100] and good.statuses == []
     assert good.send(BODY).statuses == [200]
@@ -354,7 +349,7 @@ def test_t3_16_continue_is_said_only_to_what_passed(old: bytes, new: bytes) -> N
 
 
 def test_t3_17_pipelines_wait_and_are_bounded() -> None:
-    scene = scene_of()
+    scene = scene_of(MODERN_ERA)
     scene.run(1.0)
     raw = Raw(scene)
     raw.send(call_of("silent", nonce="first") + call_of(nonce="second"))
@@ -366,7 +361,7 @@ def test_t3_17_pipelines_wait_and_are_bounded() -> None:
 
 
 def test_t3_17_pipelined_requests_are_answered_in_order() -> None:
-    scene = scene_of()
+    scene = scene_of(MODERN_ERA)
     calls = [call_of("echo", id=number, nonce=f"n{number}", after=0.3 / (number + 1)) for number in range(5)]
     reply = ask(scene, b"".join(calls), wait_s=5.0)
     assert [answer.json["id"] for answer in reply.responses] == list(range(5))
@@ -376,7 +371,7 @@ def test_t3_17_pipelined_requests_are_answered_in_order() -> None:
 
 
 def test_t3_18_a_head_that_does_not_come() -> None:
-    scene = scene_of()
+    scene = scene_of(MODERN_ERA)
     silent = Raw(scene)
     slow = Raw(scene)
     for at in range(40):
@@ -388,7 +383,7 @@ def test_t3_18_a_head_that_does_not_come() -> None:
 
 
 def test_t3_18_a_body_that_trickles() -> None:
-    scene = scene_of()
+    scene = scene_of(MODERN_ERA)
     raw = Raw(scene)
     raw.send(request(b"Content-Length: 100000\r\n", b""), wait_s=0.1)
     for _ in range(30):
@@ -398,7 +393,7 @@ def test_t3_18_a_body_that_trickles() -> None:
 
 
 def test_t3_18_a_slow_body_that_keeps_the_rate_is_waited_for() -> None:
-    scene = scene_of()
+    scene = scene_of(MODERN_ERA)
     big = json.dumps(body_of(name="echo", arguments={"nonce": "n", "pad": "x" * 60_000})).encode()
     raw = Raw(scene)
     raw.send(request(b"Content-Length: %d\r\n" % len(big), b""), wait_s=0)
@@ -408,7 +403,7 @@ def test_t3_18_a_slow_body_that_keeps_the_rate_is_waited_for() -> None:
 
 
 def test_t3_18_idle_connections() -> None:
-    scene = scene_of()
+    scene = scene_of(MODERN_ERA)
     raw = ask(scene, sized())
     assert raw.statuses == [200] and not raw.ended
     scene.run(Limits().keep_alive_s - 2)
@@ -418,7 +413,7 @@ def test_t3_18_idle_connections() -> None:
 
 
 def test_t3_18_requests_of_one_connection() -> None:
-    scene = scene_of(limits=msgspec.structs.replace(FAST, requests_per_connection=3))
+    scene = scene_of(MODERN_ERA, limits=msgspec.structs.replace(FAST, requests_per_connection=3))
     raw = Raw(scene)
     for _ in range(4):
         raw.send(sized())
@@ -427,7 +422,7 @@ def test_t3_18_requests_of_one_connection() -> None:
 
 
 def test_t3_18_connections_are_capped() -> None:
-    scene = scene_of(limits=msgspec.structs.replace(FAST, connections=5))
+    scene = scene_of(MODERN_ERA, limits=msgspec.structs.replace(FAST, connections=5))
     scene.run(1.0)
     kept = [Raw(scene) for _ in range(5)]
     over = Raw(scene)
@@ -464,23 +459,28 @@ def test_t3_19_no_peer_text_in_response_headers(text: str) -> None:
     assert "\n" not in call.headers.get("mcp-session-id", "")
 
 
+def refused_by_h11(data: bytes) -> bool:
+    peer = h11.Connection(h11.SERVER)
+    peer.receive_data(data)
+    try:
+        while peer.next_event() not in (h11.NEED_DATA, h11.PAUSED):
+            pass
+    except h11.RemoteProtocolError:
+        return True
+    return False
+
+
 def test_t3_20_what_h11_refuses_stays_refused() -> None:
     """Its list, behind our grammar: the whole of it is in appendix B, with the status of each."""
-    expected = {"TE: xchunked": 501, "TE duplicate chunked x2": 501, "CL +2": 400, "no Host (1.1)": 400}
-    expected |= {
-        "two Host same": 400,
-        "bare CR in header value": 400,
-        "leading CRLF": 400,
-        "TLS ClientHello": 400,
-    }
-    expected |= {"chunk data wrong terminator (CVE-2025-43859)": 400, "chunk size LF line": 400}
-    table = {name: status for name, _, status in APPENDIX_B}
-    assert {name: table[name] for name in expected} == expected and len(table) >= 103
+    by_h11 = {name for name, data, _ in APPENDIX_B if refused_by_h11(data)}
+    by_us = {name for name, _, status in APPENDIX_B if status}
+    assert by_h11 < by_us and len(by_h11) > 40 and len(APPENDIX_B) >= 103
+    assert "chunk data wrong terminator (CVE-2025-43859)" in by_us
 
 
 def test_t3_21_answers_out_of_turn_are_never_sent() -> None:
     """A refusal while a request is answered, and bytes behind an early answer: one answer, then the end."""
-    scene = scene_of()
+    scene = scene_of(MODERN_ERA)
     scene.run(1.0)
     raw = Raw(scene)
     raw.send(call_of("echo", nonce="n", after=1.0) + b"\x00\x00 no HTTP", wait_s=3.0)
@@ -492,7 +492,7 @@ def test_t3_21_answers_out_of_turn_are_never_sent() -> None:
 
 
 def test_t3_23_upgrades_other_than_websocket_are_ignored() -> None:
-    scene = scene_of()
+    scene = scene_of(MODERN_ERA)
     for token in (b"h2c", b"HTTP/2.0", b"TLS/1.0", b"h2c, x"):
         more = (
             b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: " + token + b"\r\nHTTP2-Settings: AAMAAABk\r\n"
@@ -520,7 +520,7 @@ def test_t3_half_closing_clients_get_their_answers() -> None:
 
 def test_t3_half_closing_at_once_does_not_keep_a_call_for_ever() -> None:
     """C24: whether such a client still listens cannot be seen, so it is not waited for long."""
-    scene = scene_of()
+    scene = scene_of(MODERN_ERA)
     scene.run(1.0)
     raw = Raw(scene)
     raw.stream.send(call_of("silent", nonce="n"))
@@ -533,7 +533,7 @@ def test_t3_half_closing_at_once_does_not_keep_a_call_for_ever() -> None:
 
 def test_t3_half_closing_later_is_going_away() -> None:
     """C24: the sooner a call is stopped that nobody waits for, the better."""
-    scene = scene_of()
+    scene = scene_of(MODERN_ERA)
     scene.run(1.0)
     raw = Raw(scene)
     raw.send(call_of("silent", nonce="n"), wait_s=0.5)

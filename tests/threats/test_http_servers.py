@@ -17,37 +17,21 @@ import pytest
 from fuzz.sim.scene import FAST, Scene
 from fuzz.sim.servers import HttpConn
 from mcpgate_proto.limits import Limits
-from tests.threats.raw import (
-    LEGACY,
-    MODERN_ERA,
-    Wiretap,
-    answering_with,
-    ask,
-    call_of,
-)
-
-
-def scene_of(transport: str = "stdio", eras: tuple[str, ...] = MODERN_ERA, **options: Any) -> Scene:
-    return Scene({"one": (transport, eras)}, sockets=True, **options).start()
-
-
-def chunk(data: bytes, extension: bytes = b"") -> bytes:
-    return b"%x%b\r\n%b\r\n" % (len(data), extension, data)
-
+from tests.threats.raw import MODERN_ERA, Wiretap, answering_with, ask, call_of, chunk, scene_of
 
 # -- 3.22: servers
 
 
 def serving(kind: type[HttpConn]) -> Scene:
     """With one server, which has connections of this kind."""
-    scene = scene_of("http", MODERN_ERA)
+    scene = scene_of(MODERN_ERA, "http")
     scene.net.services["127.0.0.1", 9001] = lambda: scene.only.connection(kind)
     return scene
 
 
 def http_servers(answer: bytes, *, then_close: bool = False, **limits: Any) -> Scene:
     """A server whose answer to each call is exactly this."""
-    scene = scene_of("http", MODERN_ERA, limits=msgspec.structs.replace(FAST, **limits))
+    scene = scene_of(MODERN_ERA, "http", limits=msgspec.structs.replace(FAST, **limits))
     kind = answering_with(lambda id: answer.replace(b"{ID}", b"%d" % id), then_close=then_close)
     scene.net.services["127.0.0.1", 9001] = lambda: scene.only.connection(kind)
     return scene
@@ -97,8 +81,9 @@ BAD_RESPONSES: list[tuple[str, bytes]] = [
         b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: " + b"x" * 20_000_000,
     ),
     (
-        "events without end",
-        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: " + b"x\ndata: " * 3_000_000,
+        "lines of an event without end",
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+        + (b"data: " + b"x" * 1000 + b"\n") * 20_000,
     ),
     (
         "redirect 301",
@@ -128,12 +113,14 @@ BAD_RESPONSES: list[tuple[str, bytes]] = [
 
 @pytest.mark.parametrize("name", [row[0] for row in BAD_RESPONSES])
 def test_t3_22_bad_responses_of_servers(name: str) -> None:
-    """Each fails its call, within the call's time, and nothing of it reaches the client or costs much."""
+    """Each fails its call at once, and nothing of it reaches the client or costs much."""
     scene = http_servers(dict(BAD_RESPONSES)[name])
     begin = time.process_time()
     client = scene.modern()
     call = scene.done(client.tool("echo"), within=60)
     assert call.answer is not None and "error" in call.answer
+    # What breaks the rules is not waited for any longer.
+    assert call.took < 1 or name == "silence"
     told = json.dumps(call.answer)
     assert "evil.example" not in told and "Bearer" not in told and len(told) < 2000
     assert {"www-authenticate", "location", "set-cookie"}.isdisjoint(call.headers)
@@ -169,19 +156,32 @@ def test_t3_22_good_responses_of_the_same_making() -> None:
             assert "cookie" not in headers and headers["accept-encoding"] == "identity"
 
 
-def test_t3_22_a_second_response_is_nobodys() -> None:
-    """Response smuggling: what comes behind an answer is not the answer to the next request."""
-    evil = result("smuggled")
+@pytest.mark.parametrize("behind", ["nothing", "a response", "the beginning of one"])
+def test_t3_22_a_second_response_is_nobodys(behind: str) -> None:
+    """Response smuggling: what comes behind an answer is not the answer to the next request, nor is its end.
+    Nothing is sent any more where it came from."""
     head = b"HTTP/1.1 200 OK\r\n" + JSON_TYPE
+    parts = {"nothing": 0, "a response": None, "the beginning of one": 10}
 
     def told(id: Any) -> bytes:
-        first, second = result("first").replace(b"{ID}", b"%d" % id), evil.replace(b"{ID}", b"%d" % (id + 1))
-        return b"".join(head + b"Content-Length: %d\r\n\r\n" % len(one) + one for one in (first, second))
+        first, second = (result(text).replace(b"{ID}", b"%d" % id) for text in ("first", "smuggled"))
+        one, other = (head + b"Content-Length: %d\r\n\r\n" % len(body) + body for body in (first, second))
+        return one + other[: parts[behind]]
 
-    scene = serving(answering_with(told))
+    kind = answering_with(told)
+    asked: list[HttpConn] = []
+
+    class Counted(kind):  # type: ignore[misc, valid-type]
+        def _ended(self) -> None:
+            if b"tools/call" in b"".join(self._parts):
+                asked.append(self)
+            super()._ended()
+
+    scene = serving(Counted)
     for _ in range(3):
         reply = ask(scene, call_of())
         assert b"first" in reply.last.body and b"smuggled" not in reply.last.body
+    assert len(asked) == 3 and len(set(map(id, asked))) == (1 if behind == "nothing" else 3)
 
 
 def test_t3_22_redirects_are_not_followed() -> None:
@@ -209,8 +209,8 @@ def test_t3_22_a_server_that_never_ends_its_head_is_given_up() -> None:
 
 def test_the_tap_sees_what_goes_to_servers() -> None:
     """The tests above rely on it."""
-    scene = scene_of("http", MODERN_ERA)
+    scene = scene_of(MODERN_ERA, "http")
     scene.run(1.0)
     tap = Wiretap(scene)
     ask(scene, call_of(nonce="sentinel"))
-    assert b"sentinel" in tap.written and LEGACY
+    assert b"sentinel" in tap.written

@@ -19,6 +19,7 @@ from tests.threats.raw import (
     Wiretap,
     ask,
     body_of,
+    call_head,
     call_of,
     legacy_session,
     post,
@@ -32,8 +33,7 @@ from tests.threats.texts import INVALID, LIMITS, PARSE, PASS, everyone, holding
 
 def refused(scene: Scene, body: bytes) -> int:
     """The code with which a POST of a modern client is refused, 0 if it is not."""
-    headers = [("MCP-Protocol-Version", "2026-07-28"), ("Mcp-Method", "tools/call"), ("Mcp-Name", "echo")]
-    reply = ask(scene, post(body, headers))
+    reply = ask(scene, post(body, call_head()))
     if "error" not in reply.last.json:
         return PASS
     assert reply.statuses == [400]
@@ -278,8 +278,7 @@ def test_t2_16_names_are_compared_by_code_point() -> None:
         params = {"name": name, "arguments": {"nonce": "x"}}
         body = json.dumps(body_of(**params)).encode()
         sent = "=?base64?" + b64encode(name.encode()).decode() + "?="
-        headers = [("MCP-Protocol-Version", "2026-07-28"), ("Mcp-Method", "tools/call"), ("Mcp-Name", sent)]
-        reply = ask(scene, post(body, headers))
+        reply = ask(scene, post(body, call_head(sent)))
         assert "error" in reply.last.json, name
     assert scene.only.calls == []
     assert scene.done(client.tool("kelvin")).text

@@ -24,9 +24,10 @@ from fuzz.sim.sockets import SseConn
 from fuzz.sim.talk import Job
 from mcpgate_proto.effects import Spawn
 from mcpgate_proto.limits import Limits
+from mcpgate_proto.security.forward import header_problem
 from tests.cli.program import MODERN_SERVER, running
 from tests.cli.test_cli import call_tool
-from tests.threats.known import ROOT, ROUTES, SOURCES, asking, scene_of
+from tests.threats.known import ROOT, ROUTES, SOURCES, asking
 from tests.threats.raw import (
     HOST,
     LEGACY,
@@ -35,10 +36,12 @@ from tests.threats.raw import (
     Wiretap,
     ask,
     body_of,
+    call_head,
     call_of,
     header_lines,
     legacy_session,
     post,
+    scene_of,
     serves,
     ws_open,
 )
@@ -55,8 +58,7 @@ def test_t1_21_what_was_checked_is_what_is_sent(twin: str) -> None:
     tap = Wiretap(scene)
     told = body_of(name="echo", arguments={"nonce": "n"})
     told["params"] = {twin: "fail", **told["params"]}
-    headers = [("MCP-Protocol-Version", "2026-07-28"), ("Mcp-Method", "tools/call"), ("Mcp-Name", "echo")]
-    reply = ask(scene, post(json.dumps(told).encode(), headers))
+    reply = ask(scene, post(json.dumps(told).encode(), call_head()))
     if twin.casefold() == "name":
         assert reply.statuses == [400] and scene.only.calls == []
         return
@@ -65,7 +67,7 @@ def test_t1_21_what_was_checked_is_what_is_sent(twin: str) -> None:
     assert job.params["name"] == "echo" and job.params[twin] == "fail"
     assert tap.written.count(b'"name":"echo"') == 1
     twice = json.dumps(told).encode().replace(b'"name": "echo"', b'"name": "echo", "n\\u0061me": "fail"')
-    assert ask(scene, post(twice, headers)).statuses == [400]
+    assert ask(scene, post(twice, call_head())).statuses == [400]
 
 
 @pytest.mark.parametrize(
@@ -135,18 +137,22 @@ def test_t1_23_urls_are_not_joined_with_what_peers_say() -> None:
         names |= {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
         joining += [path.name] if "urljoin" in names else []
     assert joining == ["http_sse.py"], "the test above is about that one"
-    scene = scene_of(MODERN_ERA, "http")
+    scene = Scene({"one": ("http", MODERN_ERA)})
+    uris = ("../../admin", "//evil.example/x", "http://evil.example/x", "/etc/passwd")
+    scene.only.resources = uris
+    scene.start()
     scene.run(1.0)
     tap = Wiretap(scene)
     client = scene.modern()
-    for uri in ("../../admin", "//evil.example/x", "http://evil.example/x", "/etc/passwd"):
-        scene.done(client.request("resources/read", {"uri": uri}), within=30)
+    for uri in uris:
+        call = scene.done(client.request("resources/read", {"uri": uri}), within=30)
+        assert call.result["contents"][0]["uri"] == uri, "it has gone to the server"
     paths = {
         line.split(b" ")[1]
         for line in bytes(tap.written).split(b"\r\n")
         if line.startswith((b"POST ", b"GET "))
     }
-    assert paths <= {b"/mcp"} and scene.net.dials == {}
+    assert paths == {b"/mcp"} and scene.net.dials == {}
 
 
 INTERNAL = {
@@ -185,6 +191,7 @@ def test_t1_24_no_secret_comes_with_the_program() -> None:
     pattern = re.compile(
         r"(?i)(?:secret|password|api_?key|token)\w*\s*(?::\s*\w+)?\s*=\s*[\"'][^\"'$\s]{6,}[\"']"
     )
+    assert pattern.search('API_KEY: str = "hunter22"') and pattern.search("password = 'hunter22'")
     for path in SOURCES:
         assert not [one for one in pattern.findall(path.read_text()) if "${" not in one], path
 
@@ -194,8 +201,10 @@ def test_t1_25_paths_make_nobody_somebody() -> None:
     for path in ("/mcp/admin", "/mcp/user/admin", "/admin/mcp", "/mcp?user=admin", "/mcp?_principal=local"):
         told = json.dumps(body_of("gateway/list_servers", modern=False)).encode()
         reply = ask(scene, post(told, legacy_session(scene), path=path))
-        assert reply.status if not reply.statuses else reply.statuses[0] in (200, 404)
-        assert b'"servers"' not in reply.last.body, "only local callers may look inside"
+        # Only local callers may look inside; whatever stands in the query is nobody's business.
+        there = path.startswith("/mcp?")
+        assert reply.statuses == [200 if there else 404]
+        assert reply.last.json["error"]["code"] == (-32601 if there else -32600)
 
 
 SPAWNING = {
@@ -262,7 +271,7 @@ def test_t1_30_the_wildcard_is_no_host(host: str) -> None:
 
 
 def test_t1_32_nothing_is_html() -> None:
-    """There is no page that could run what a peer wrote: JSON, event streams and plain text only."""
+    """There is no page that could run what a peer wrote: JSON and event streams only."""
     scene = scene_of()
     text = "<script>alert(1)</script>"
     found = [
@@ -273,10 +282,8 @@ def test_t1_32_nothing_is_html() -> None:
     found.append(ask(scene, post(json.dumps(body_of(text)).encode())))
     found.append(ask(scene, call_of(text).replace(b"Mcp-Name: <", b"Mcp-Name: x<")))
     for raw in found:
-        for response in raw.responses:
-            kind = response.headers.get("content-type", "application/json").split(";")[0]
-            assert kind in ("application/json", "text/event-stream", "text/plain"), kind
-            assert "html" not in kind
+        [response] = raw.responses
+        assert response.body and response.headers["content-type"] in ("application/json", "text/event-stream")
 
 
 def test_t1_33_settings_come_from_files_only() -> None:
@@ -323,10 +330,13 @@ BIG = "x" * 300_000
 
 @pytest.mark.parametrize("kind", ["tools/call", "resources/read", "prompts/get", "tools/list"])
 @pytest.mark.parametrize("transport", ["stdio", "http"])
-def test_t1_36_every_kind_of_result_has_its_size_checked(kind: str, transport: str) -> None:
-    limits = msgspec.structs.replace(FAST, message_bytes=100_000)
-    scene = scene_of(MODERN_ERA, transport, limits=limits)
-    scene.run(1.0)
+@pytest.mark.parametrize("message_bytes", [100_000, 1_000_000])
+def test_t1_36_every_kind_of_result_has_its_size_checked(
+    kind: str, transport: str, message_bytes: int
+) -> None:
+    scene = Scene(
+        {"one": (transport, MODERN_ERA)}, limits=msgspec.structs.replace(FAST, message_bytes=message_bytes)
+    )
 
     def big(job: Job) -> None:
         job.answer({"content": [], "contents": [], "messages": [], "pad": BIG})
@@ -336,9 +346,7 @@ def test_t1_36_every_kind_of_result_has_its_size_checked(kind: str, transport: s
     scene.only.resources, scene.only.reader = ("r://a",), big
     if kind == "tools/list":
         scene.only.definitions["echo"] = {"description": BIG}
-    scene.only.changed("tools")
-    scene.only.changed("prompts")
-    scene.only.changed("resources")
+    scene.start()
     scene.run(1.0)
     client = scene.modern()
     params = {
@@ -347,7 +355,8 @@ def test_t1_36_every_kind_of_result_has_its_size_checked(kind: str, transport: s
         "prompts/get": {"name": "talk"},
     }
     call = scene.done(client.request(kind, params.get(kind, {})), within=90)
-    assert call.answer is not None and BIG[:1000] not in json.dumps(call.answer)
+    assert scene.only.seen(kind) >= 1, "it has gone to the server"
+    assert call.answer is not None and (BIG in json.dumps(call.answer)) is (message_bytes > len(BIG))
 
 
 def test_t1_37_no_header_is_an_address() -> None:
@@ -371,16 +380,26 @@ def test_t1_37_no_header_is_an_address() -> None:
 
 
 @pytest.mark.parametrize(
-    "header", ["Authorization", "X-Auth", "Cookie", "X-Forwarded-Authorization", "X-Key"]
+    ("header", "value"),
+    [
+        ("Authorization", "Bearer sentinel"),
+        ("X-Auth", "Bearer sentinel"),
+        ("X-Key", "sentinel"),
+        # Credentials of their own, which the token does not give away.
+        ("Cookie", "session=sentinel-of-a-cookie"),
+        ("Proxy-Authorization", "Basic sentinel-of-a-proxy"),
+        ("X-Forwarded-Authorization", "Bearer sentinel-of-a-proxy"),
+    ],
 )
-def test_t1_40_credentials_of_clients_stay_here(header: str) -> None:
-    """Whatever an operator lists to be forwarded, the client's own token is not, under no name."""
-    listed = ("x-auth", "x-key", "authorization", "cookie", "x-wanted")
-    options = {"one": {"forward_headers": listed}}
+def test_t1_40_credentials_of_clients_stay_here(header: str, value: str) -> None:
+    """Whatever an operator lists to be forwarded, the client's own token is not, under no name. What is there
+    for credentials cannot be listed at all."""
+    assert bool(header_problem(header)) is (header not in ("X-Auth", "X-Key")), "settings refuse it"
+    options = {"one": {"forward_headers": (header.lower(), "x-wanted")}}
     scene = Scene({"one": ("http", MODERN_ERA)}, options=options).start()
     scene.run(1.0)
     tap = Wiretap(scene)
-    more = f"Authorization: Bearer sentinel\r\n{header}: Bearer sentinel\r\nX-Wanted: yes\r\n".encode()
+    more = f"Authorization: Bearer sentinel\r\n{header}: {value}\r\nX-Wanted: yes\r\n".encode()
     if header == "Authorization":
         more = more.partition(b"\r\n")[2]
     assert ask(scene, call_of(nonce="n").replace(b"Mcp-Name", more + b"Mcp-Name", 1)).statuses == [200]

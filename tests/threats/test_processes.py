@@ -70,7 +70,7 @@ def test_t5_10_stdout_pollution(eras: tuple[str, ...], noise: bytes, between: by
         call = scene.done(client.tool("echo"))
         assert call.text == call.nonce
     lines = scene.world.logged("server_line_not_json")
-    assert len(lines) <= 5 * len(scene.net.spawned) and all(len(line["line"]) <= 2000 for line in lines)
+    assert 1 <= len(lines) <= 5 * len(scene.net.spawned) and all(len(line["line"]) <= 2000 for line in lines)
     assert scene.problems() == [] and client.notes == []
 
 
@@ -129,9 +129,7 @@ def test_t5_13_a_child_that_closes_its_output_is_dead() -> None:
     scene.done(call, within=2)
     assert call.code == -32603
     scene.run(Limits().stop_wait_s + Limits().term_wait_s + 2)
-    assert [which for _, _, which in scene.net.signals][:1] == ["TERMINATE"] or not scene.only.processes[
-        0
-    ].alive
+    assert not scene.only.processes[0].alive
     assert serves(scene)
 
 
@@ -143,9 +141,12 @@ class Failing(Process):
         self.server.world.after(0.05, lambda: self.exit(3))
 
 
-def test_t5_14_exit_before_the_first_answer() -> None:
-    """Status and last words are for the log; a client is told that there is no such server now."""
-    scene = scene_of(MODERN_ERA)
+@pytest.mark.parametrize("kind", ["legacy", "modern"])
+@pytest.mark.parametrize("transparent", [False, True])
+def test_t5_14_exit_before_the_first_answer(transparent: bool, kind: str) -> None:
+    """Status and last words are for the log; a client is told that there is no such tool, or, where there is
+    nothing but this server, that it is not available."""
+    scene = scene_of(MODERN_ERA, transparent=transparent)
 
     def spawn(effect: object) -> Process:
         process = Failing(scene.only)
@@ -154,10 +155,10 @@ def test_t5_14_exit_before_the_first_answer() -> None:
 
     scene.net.programs["/bin/one"] = spawn
     scene.start()
-    client = scene.modern()
+    client = scene.modern() if kind == "modern" else scene.legacy()
     call = client.tool("echo")
     scene.done(call, within=60)
-    assert "error" in (call.answer or {})
+    assert call.error["message"] == ("server 'one' is not available" if transparent else "unknown tool: echo")
     told = json.dumps(call.answer)
     assert "panic" not in told and "/home" not in told and "exit" not in told
     records = json.dumps([[record.event, list(record.fields)] for record in scene.world.records])
@@ -171,4 +172,4 @@ def test_t5_16_restarts_back_off() -> None:
     scene.run(600.0)
     first = len(scene.net.spawned)
     scene.run(600.0)
-    assert first < 50 and len(scene.net.spawned) - first < 25
+    assert 10 < first < 50 and 10 < len(scene.net.spawned) - first < 25

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
 
 import msgspec
 import pytest
@@ -15,14 +14,10 @@ import pytest
 from fuzz.sim.scene import FAST, Scene
 from fuzz.sim.sockets import frame
 from mcpgate_proto.limits import Limits
-from tests.threats.raw import LEGACY, MASK, MODERN_ERA, Raw, body_of, serves, ws_open
+from tests.threats.raw import LEGACY, MASK, MODERN_ERA, Raw, body_of, handshake, scene_of, serves, ws_open
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 CALL = json.dumps(body_of(name="echo", arguments={"nonce": "n"})).encode()
-
-
-def scene_of(eras: tuple[str, ...] = MODERN_ERA, **options: Any) -> Scene:
-    return Scene({"one": ("stdio", eras)}, sockets=True, **options).start()
 
 
 def opened(scene: Scene, *more: tuple[str, str]) -> Raw:
@@ -64,7 +59,7 @@ def closed_with(raw: Raw, code: int) -> bool:
     ],
 )
 def test_t4_1_origins(origin: str, status: int) -> None:
-    scene = scene_of()
+    scene = scene_of(MODERN_ERA)
     raw = ws_open(scene, [("Origin", origin)])
     assert (raw.interim or raw.statuses) == [status]
     twice = ws_open(scene, [("Origin", "http://127.0.0.1:8080"), ("Origin", "http://127.0.0.1:8080")])
@@ -73,11 +68,11 @@ def test_t4_1_origins(origin: str, status: int) -> None:
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1:1", "0.0.0.0:8080", "localhost.evil.example"])
 def test_t4_1_hosts(host: str) -> None:
-    assert ws_open(scene_of(), [("Host", host)]).statuses == [403]
+    assert ws_open(scene_of(MODERN_ERA), [("Host", host)]).statuses == [403]
 
 
 def test_t4_1_the_upgrade_is_at_one_path_and_only_where_it_is_on() -> None:
-    scene = scene_of()
+    scene = scene_of(MODERN_ERA)
     for path in ("/", "/ws", "/mcp/", "/messages", "/%6dcp"):
         raw = ws_open(scene, path=path)
         assert raw.interim == [] and raw.last.status in (404, 405), path
@@ -98,7 +93,7 @@ def test_t4_1_the_upgrade_is_at_one_path_and_only_where_it_is_on() -> None:
     ],
 )
 def test_t4_2_keys(key: str) -> None:
-    scene = scene_of()
+    scene = scene_of(MODERN_ERA)
     assert ws_open(scene, [("Sec-WebSocket-Key", key)]).statuses == [400]
     two = ws_open(scene, [("Sec-WebSocket-Key", "A" * 22 + "=="), ("Sec-WebSocket-Key", "A" * 22 + "==")])
     assert two.statuses == [400]
@@ -110,7 +105,7 @@ def test_t4_2_keys(key: str) -> None:
     "value", ["m\u00e7p", "mcp\x01", "mcp,mcp", "a b", "(x)", ",", "x" * 5000, ",".join("abcdefgh" * 9)]
 )
 def test_t4_3_hostile_subprotocols(value: str) -> None:
-    scene = scene_of()
+    scene = scene_of(MODERN_ERA)
     raw = ws_open(scene, [("Sec-WebSocket-Protocol", value)])
     assert raw.statuses == [400] and raw.interim == [] and serves(scene)
 
@@ -119,7 +114,7 @@ def test_t4_3_hostile_subprotocols(value: str) -> None:
     ("offered", "chosen"), [("mcp", "mcp"), ("x, mcp", "mcp"), ("x", None), ("MCP", None), (None, None)]
 )
 def test_t4_4_subprotocols(offered: str | None, chosen: str | None) -> None:
-    scene = scene_of()
+    scene = scene_of(MODERN_ERA)
     raw = opened(scene, *([("Sec-WebSocket-Protocol", offered)] if offered else []))
     told = bytes(raw.sent_back).lower()
     assert (b"sec-websocket-protocol: mcp" in told) is (chosen is not None)
@@ -129,13 +124,13 @@ def test_t4_4_subprotocols(offered: str | None, chosen: str | None) -> None:
 @pytest.mark.parametrize("length", [2**40, 2**63 - 1, Limits().message_bytes + 1])
 def test_t4_5_declared_lengths(length: int) -> None:
     """Refused at its header: nothing of it is waited for or kept."""
-    scene = scene_of()
+    scene = scene_of(MODERN_ERA)
     raw = opened(scene).send(head(TEXT, length))
     assert closed_with(raw, 1009) and serves(scene)
 
 
 def test_t4_5_fragments_add_up() -> None:
-    scene = scene_of(limits=msgspec.structs.replace(FAST, message_bytes=1000))
+    scene = scene_of(MODERN_ERA, limits=msgspec.structs.replace(FAST, message_bytes=1000))
     raw = opened(scene)
     raw.send(head(TEXT, 600, final=False) + b"x" * 600)
     assert raw.close_code is None
@@ -143,7 +138,7 @@ def test_t4_5_fragments_add_up() -> None:
 
 
 def test_t4_6_fragment_floods() -> None:
-    scene = scene_of()
+    scene = scene_of(MODERN_ERA)
     begin = time.process_time()
     raw = opened(scene)
     raw.send(head(TEXT, 0, final=False) + head(CONTINUATION, 0, final=False) * 100_000)
@@ -153,7 +148,7 @@ def test_t4_6_fragment_floods() -> None:
 
 @pytest.mark.parametrize("opcode", [PING, PONG])
 def test_t4_7_control_frame_floods(opcode: int) -> None:
-    scene = scene_of()
+    scene = scene_of(MODERN_ERA)
     begin = time.process_time()
     raw = opened(scene)
     raw.send(frame(opcode, b"x" * 100, MASK) * 100_000)
@@ -164,7 +159,7 @@ def test_t4_7_control_frame_floods(opcode: int) -> None:
 
 
 def test_t4_7_pings_at_a_decent_rate() -> None:
-    scene = scene_of()
+    scene = scene_of(MODERN_ERA)
     raw = opened(scene)
     for number in range(300):
         raw.frame(PING, b"%d" % number, wait_s=0.05)
@@ -175,7 +170,7 @@ def test_t4_7_pings_at_a_decent_rate() -> None:
     "offer", ["permessage-deflate", "permessage-deflate; client_max_window_bits", "x-webkit-deflate-frame"]
 )
 def test_t4_8_no_compression(offer: str) -> None:
-    scene = scene_of()
+    scene = scene_of(MODERN_ERA)
     raw = opened(scene, ("Sec-WebSocket-Extensions", offer))
     assert b"extensions" not in bytes(raw.sent_back).lower()
     # Whoever compresses all the same has set a reserved bit.
@@ -202,20 +197,20 @@ def test_t4_8_no_compression(offer: str) -> None:
     ],
 )
 def test_t4_9_the_protocol_is_kept(data: bytes, code: int) -> None:
-    scene = scene_of()
+    scene = scene_of(MODERN_ERA)
     raw = opened(scene).send(data)
     assert closed_with(raw, code)
     assert serves(scene)
 
 
 def test_t4_10_binary_messages() -> None:
-    scene = scene_of()
+    scene = scene_of(MODERN_ERA)
     raw = opened(scene).send(frame(BINARY, CALL, MASK))
     assert closed_with(raw, 1003) and scene.only.calls == []
 
 
 def test_t4_11_one_message_per_text() -> None:
-    scene = scene_of()
+    scene = scene_of(MODERN_ERA)
     raw = opened(scene)
     raw.frame(TEXT, b"{no json")
     raw.frame(TEXT, CALL + CALL)
@@ -232,8 +227,7 @@ def test_t4_11_batches_where_the_revision_has_them() -> None:
     scene = scene_of(LEGACY)
     for version, fits in (("2025-03-26", True), ("2025-06-18", False)):
         raw = opened(scene)
-        told = body_of("initialize", modern=False, protocolVersion=version, capabilities={}, clientInfo={})
-        raw.frame(TEXT, json.dumps(told).encode())
+        raw.frame(TEXT, handshake(version))
         raw.frame(TEXT, b'{"jsonrpc":"2.0","method":"notifications/initialized"}')
         raw.frame(
             TEXT, b'[{"jsonrpc":"2.0","id":8,"method":"ping"},{"jsonrpc":"2.0","id":9,"method":"ping"}]'
@@ -243,7 +237,7 @@ def test_t4_11_batches_where_the_revision_has_them() -> None:
 
 def test_t4_12_nothing_of_a_url_is_a_credential() -> None:
     """A token in a URL ends up in logs and histories; here it opens nothing and is written nowhere."""
-    scene = scene_of()
+    scene = scene_of(MODERN_ERA)
     raw = ws_open(scene, path="/mcp?access_token=SECRETSECRET&token=SECRETSECRET")
     assert raw.interim == [101]
     raw.frame(TEXT, CALL)
@@ -252,7 +246,7 @@ def test_t4_12_nothing_of_a_url_is_a_credential() -> None:
 
 
 def test_t4_13_closing_handshake() -> None:
-    scene = scene_of()
+    scene = scene_of(MODERN_ERA)
     raw = opened(scene)
     raw.frame(TEXT, CALL)
     raw.frame(CLOSE, (1000).to_bytes(2, "big"))
@@ -261,7 +255,7 @@ def test_t4_13_closing_handshake() -> None:
 
 
 def test_t4_13_a_peer_that_never_closes_is_cut() -> None:
-    scene = scene_of()
+    scene = scene_of(MODERN_ERA)
     raw = opened(scene)
     scene.world.feed("shutdown", 0.0)
     scene.run(Limits().close_timeout_s + 1)
@@ -270,7 +264,7 @@ def test_t4_13_a_peer_that_never_closes_is_cut() -> None:
 
 def test_t4_13_a_silent_peer_is_cut() -> None:
     """Nobody answers its pings: a connection that is half gone does not stay for ever."""
-    scene = scene_of()
+    scene = scene_of(MODERN_ERA)
     raw = opened(scene)
     scene.run(70.0)
     assert raw.frames[0][0] == PING and closed_with(raw, 1011)

@@ -11,10 +11,7 @@ from typing import Any
 from fuzz.sim.scene import Scene
 from mcpgate_proto.limits import Limits
 from mcpgate_proto.wire import jsonrpc
-from tests.threats.raw import (
-    DUAL,
-    body_of,
-)
+from tests.threats.raw import DUAL, body_of, scene_of
 
 __all__ = ["DEEP", "INVALID", "LIMITS", "PARSE", "PASS", "answer_holding", "everyone", "holding"]
 
@@ -37,4 +34,4 @@ def answer_holding(value: bytes, id: Any) -> bytes:
 
 
 def everyone(transport: str = "stdio", eras: tuple[str, ...] = DUAL) -> Scene:
-    return Scene({"one": (transport, eras)}, listeners=("http", "stdio"), sockets=True).start()
+    return scene_of(eras, transport, listeners=("http", "stdio"))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import threading
 import warnings
 from typing import Any
 
@@ -18,19 +17,9 @@ import anyio
 import anyio.from_thread
 import mcp_types as types
 from mcp import Client, MCPError, StdioServerParameters
+from telling import plain, say
 
 warnings.simplefilter("ignore")
-lock = threading.Lock()
-
-
-def say(**facts: Any) -> None:
-    with lock:
-        sys.stdout.write(json.dumps(facts) + "\n")
-        sys.stdout.flush()
-
-
-def plain(value: Any) -> Any:
-    return value.model_dump(by_alias=True, exclude_none=True, mode="json")
 
 
 class Driver:

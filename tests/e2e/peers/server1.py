@@ -5,17 +5,14 @@ Owns: the binding of `behaviour` to that SDK.
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
-import anyio
-from behaviour import Behaviour, Journal, arguments, serve_http
+from behaviour import Behaviour, Journal, arguments
 from mcp import types
 from mcp.server.lowlevel import NotificationOptions, Server
-from mcp.server.stdio import stdio_server
-from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.shared.exceptions import McpError
 from mcp.shared.message import ServerMessageMetadata
+from serving import run, serve
 
 
 class Call1:
@@ -160,18 +157,8 @@ async def main() -> None:
         return found
 
     server.get_capabilities = capabilities  # type: ignore[method-assign]
-    if told.http:
-        manager = StreamableHTTPSessionManager(app=server)
-        async with manager.run():
-            await serve_http(manager.handle_request, journal)
-        return
-    journal.tee_stdin()
-    async with stdio_server() as (read, write):
-        await server.run(read, write, server.create_initialization_options())
+    await serve(server, told, journal)
 
 
 if __name__ == "__main__":
-    try:
-        anyio.run(main)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run(main)

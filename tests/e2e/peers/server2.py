@@ -6,19 +6,16 @@ Owns: the binding of `behaviour` to that SDK, and the refusal of handshakes, whi
 from __future__ import annotations
 
 import json
-import sys
 import warnings
 from typing import Any
 
-import anyio
 import mcp_types as types
-from behaviour import Behaviour, Journal, arguments, serve_http
+from behaviour import Behaviour, Journal, arguments
 from mcp import MCPError
 from mcp.server.lowlevel import NotificationOptions, Server
-from mcp.server.stdio import stdio_server
-from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler, ResourceUpdated, ToolsListChanged
 from mcp.shared.message import ServerMessageMetadata
+from serving import run, serve
 
 warnings.simplefilter("ignore")
 MODERN = "2026-07-28"
@@ -212,9 +209,16 @@ def modern_only(handle: Any) -> Any:
     return wrapped
 
 
+async def serve_eras(server: Any, told: Any, journal: Journal) -> None:
+    """Both eras, or the new one only."""
+    if told.era == "modern":
+        await serve(server, told, journal, refuse, modern_only)
+    else:
+        await serve(server, told, journal)
+
+
 async def main() -> None:
     told = arguments()
-    old = told.era != "modern"
     journal = Journal(told.journal)
     journal.note("born")
     server = build(Behaviour(told.name, journal))
@@ -222,19 +226,8 @@ async def main() -> None:
     options = NotificationOptions(tools_changed=True, prompts_changed=True, resources_changed=True)
     make = server.create_initialization_options
     server.create_initialization_options = lambda *args, **named: make(options)  # type: ignore[method-assign]
-    if told.http:
-        manager = StreamableHTTPSessionManager(app=server)
-        async with manager.run():
-            handle = manager.handle_request if old else modern_only(manager.handle_request)
-            await serve_http(handle, journal)
-        return
-    journal.tee_stdin(None if old else refuse)
-    async with stdio_server() as (read, write):
-        await server.run(read, write, server.create_initialization_options())
+    await serve_eras(server, told, journal)
 
 
 if __name__ == "__main__":
-    try:
-        anyio.run(main)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run(main)

@@ -9,26 +9,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import threading
 import warnings
 from typing import Any
 
 import anyio
 from mcp import ClientSession, McpError, types
 from mcp.client.streamable_http import streamablehttp_client
+from telling import plain, say
 
 warnings.simplefilter("ignore")
-lock = threading.Lock()
-
-
-def say(**facts: Any) -> None:
-    with lock:
-        sys.stdout.write(json.dumps(facts) + "\n")
-        sys.stdout.flush()
-
-
-def plain(value: Any) -> Any:
-    return value.model_dump(by_alias=True, exclude_none=True, mode="json")
 
 
 class Driver:

@@ -12,6 +12,7 @@ import anyio
 import client2
 import mcp_types as types
 from mcp.client.extension import ClientExtension, ResultClaim
+from telling import say
 
 TASKS = "io.modelcontextprotocol/tasks"
 
@@ -68,14 +69,14 @@ class Tasks(ClientExtension):
         return [ResultClaim(result_type="task", model=Made, resolve=self.resolve)]
 
     async def resolve(self, made: Made, context: Any) -> types.CallToolResult:
-        client2.say(event="task", id=made.task_id, status=made.status, ttl=made.ttl_ms)
+        say(event="task", id=made.task_id, status=made.status, ttl=made.ttl_ms)
         which = TaskParams(task_id=made.task_id)
         seen: list[str] = []
         while True:
             told = await context.session.send_request(Get(params=which), Told)
             if told.status != (seen[-1] if seen else ""):
                 seen.append(told.status)
-                client2.say(event="status", status=told.status)
+                say(event="status", status=told.status)
             if told.status == "input_required":
                 await self.answer(told, context)
             elif told.status == "completed":
@@ -91,7 +92,7 @@ class Tasks(ClientExtension):
     async def answer(self, told: Told, context: Any) -> None:
         given = {}
         for key, asked in (told.input_requests or {}).items():
-            client2.say(event="elicit", params=asked["params"])
+            say(event="elicit", params=asked["params"])
             content = {"answer": f"{self.name} answers {asked['params']['message']}"}
             given[key] = {"action": "accept", "content": content}
         params = UpdateParams(task_id=told.task_id, input_responses=given)

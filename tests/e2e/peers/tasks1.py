@@ -8,17 +8,14 @@ Owns: the binding of those tools to that SDK's experimental tasks.
 
 from __future__ import annotations
 
-import sys
 import warnings
 from typing import Any
 
 import anyio
-from behaviour import Journal, arguments, serve_http
+from behaviour import Journal, arguments
 from mcp import types
-from mcp.server.lowlevel import NotificationOptions, Server
-from mcp.server.stdio import stdio_server
-from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
-from mcp.shared.exceptions import McpError
+from mcp.server.lowlevel import Server
+from serving import run, serve
 
 warnings.simplefilter("ignore")
 SUPPORT: dict[str, Any] = {"must": "required", "may": "optional", "echo": None}
@@ -73,18 +70,8 @@ async def main() -> None:
     told = arguments()
     journal = Journal(told.journal)
     server = build(told.name, journal)
-    if told.http:
-        manager = StreamableHTTPSessionManager(app=server)
-        async with manager.run():
-            await serve_http(manager.handle_request, journal)
-        return
-    journal.tee_stdin()
-    async with stdio_server() as (read, write):
-        await server.run(read, write, server.create_initialization_options(NotificationOptions()))
+    await serve(server, told, journal)
 
 
 if __name__ == "__main__":
-    try:
-        anyio.run(main)
-    except (KeyboardInterrupt, McpError):
-        sys.exit(130)
+    run(main)

@@ -1,26 +1,23 @@
 """A server on the official SDK, 2.x, with the tasks extension (SEP-2663), on stdio or Streamable HTTP.
 
 One tool, `work`: with the extension declared it becomes a task, else it is answered at once. Arguments:
-`text`
-is the result; with `question` the client is asked first; `fail` is "tool" or "raise"; `forever` never ends.
+`text` is the result; with `question` the client is asked first; `fail` is "tool" or "raise"; `forever` never
+ends.
 Owns: the binding of that to the SDK's extensions. Must never: serve tasks in a revision before 2026-07-28.
 """
 
 from __future__ import annotations
 
-import sys
 import uuid
 from typing import Any
 
-import anyio
 import mcp_types as types
-from behaviour import Journal, arguments, serve_http
+from behaviour import Journal, arguments
 from mcp.server.extension import Extension, MethodBinding
 from mcp.server.mcpserver import MCPServer
-from mcp.server.stdio import stdio_server
-from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.shared.exceptions import MCPError
-from server2 import modern_only, refuse
+from server2 import serve_eras
+from serving import run
 
 TASKS = "io.modelcontextprotocol/tasks"
 MODERN = frozenset({"2026-07-28"})
@@ -128,20 +125,8 @@ async def main() -> None:
     def work(text: str = "", question: str = "", fail: str = "") -> str:
         return text
 
-    low, old = server._lowlevel_server, told.era != "modern"
-    if told.http:
-        manager = StreamableHTTPSessionManager(app=low)
-        async with manager.run():
-            handle = manager.handle_request if old else modern_only(manager.handle_request)
-            await serve_http(handle, journal)
-        return
-    journal.tee_stdin(None if old else refuse)
-    async with stdio_server() as (read, write):
-        await low.run(read, write, low.create_initialization_options())
+    await serve_eras(server._lowlevel_server, told, journal)
 
 
 if __name__ == "__main__":
-    try:
-        anyio.run(main)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run(main)
