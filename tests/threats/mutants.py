@@ -384,7 +384,7 @@ MUTANTS: list[Mutant] = [
         "mcpgate_proto/security/forward.py",
         '"authorization cookie',
         '"cookie',
-        GATEWAYS + "40_credentials_of_clients_stay_here[Authorization-Bearer sentinel]",
+        GATEWAYS + "40_credentials_of_clients_stay_here[Authorization-Bearer sentinel-token]",
     ),
     Mutant(
         "auth",
@@ -402,7 +402,7 @@ MUTANTS: list[Mutant] = [
         "mcpgate_proto/security/forward.py",
         "if any(secret and secret in value for secret in secrets):",
         "if False:",
-        GATEWAYS + "40_credentials_of_clients_stay_here[X-Key-sentinel]",
+        GATEWAYS + "40_credentials_of_clients_stay_here[X-Key-sentinel-token]",
     ),
     Mutant(
         "auth",

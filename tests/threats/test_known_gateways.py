@@ -382,10 +382,10 @@ def test_t1_37_no_header_is_an_address() -> None:
 @pytest.mark.parametrize(
     ("header", "value"),
     [
-        ("Authorization", "Bearer sentinel"),
-        ("X-Auth", "Bearer sentinel"),
-        ("X-Key", "sentinel"),
-        # Credentials of their own, which the token does not give away.
+        ("Authorization", "Bearer sentinel-token"),
+        ("X-Auth", "Bearer sentinel-token"),
+        ("X-Key", "sentinel-token"),
+        # Credentials of their own: the token is no part of them.
         ("Cookie", "session=sentinel-of-a-cookie"),
         ("Proxy-Authorization", "Basic sentinel-of-a-proxy"),
         ("X-Forwarded-Authorization", "Bearer sentinel-of-a-proxy"),
@@ -399,7 +399,7 @@ def test_t1_40_credentials_of_clients_stay_here(header: str, value: str) -> None
     scene = Scene({"one": ("http", MODERN_ERA)}, options=options).start()
     scene.run(1.0)
     tap = Wiretap(scene)
-    more = f"Authorization: Bearer sentinel\r\n{header}: {value}\r\nX-Wanted: yes\r\n".encode()
+    more = f"Authorization: Bearer sentinel-token\r\n{header}: {value}\r\nX-Wanted: yes\r\n".encode()
     if header == "Authorization":
         more = more.partition(b"\r\n")[2]
     assert ask(scene, call_of(nonce="n").replace(b"Mcp-Name", more + b"Mcp-Name", 1)).statuses == [200]
