@@ -260,8 +260,9 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits = Limits()
     rate: RateConfig = RateConfig()
     monitor: MonitorConfig = MonitorConfig()
-    # Whether there are records of the audit stream.
+    # Whether there are records of the audit stream, and whether they hold the arguments of calls.
     audit: bool = False
+    audit_arguments: bool = False
     log_level: Literal["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"] = (
         "info"
     )

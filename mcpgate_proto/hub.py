@@ -296,10 +296,12 @@ class Hub:
         if SEVERITIES.index(level) >= self._least:
             self._effects.append(Emit(Record(level, event, _cut(fields))))
 
-    def audit(self, event: str, **fields: Scalar) -> None:
-        """One record of the audit stream, where there is one: whatever its level, and never suppressed."""
+    def audit(self, event: str, arguments: str | None = None, **fields: Scalar) -> None:
+        """One record of the audit stream, where there is one: whatever its level, and never suppressed.
+        `arguments` is not cut: half of a JSON text cannot be read."""
         if self.config.audit:
-            self._effects.append(Emit(Record("info", event, _cut(fields), "audit")))
+            whole = () if arguments is None else (("arguments", arguments),)
+            self._effects.append(Emit(Record("info", event, _cut(fields) + whole, "audit")))
 
     def count(self, name: str) -> None:
         self.counters[name] = self.counters.get(name, 0) + 1

@@ -63,6 +63,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     replay_bytes: int = 1024 * 1024
     replay_ttl_s: float = 120.0
 
+    # Arguments in one record of the audit stream; longer ones are left out.
+    audit_arguments_bytes: int = 2048
+
     # -- backpressure, per connection: pause what feeds it, resume, drop
     unsent_high_bytes: int = 256 * 1024
     unsent_low_bytes: int = 64 * 1024

@@ -1,11 +1,12 @@
 """The audit stream: one record per request of a client, when it has its answer.
 
 Owns: `Audited`, the outlet that stands in front of another one where there is an audit stream, and what faces
-tell it of an outcome. Must never: record arguments, results, or what works like a credential (session ids,
-cursors, request states); cost anything where there is no audit stream.
+tell it of an outcome. Must never: record arguments unasked, results, or what works like a credential (session
+ids, cursors, request states); cost anything where there is no audit stream.
 
     round    principal, address, method, name (of the tool, prompt or resource, as shown), server, outcome,
-             duration_ms, bytes_in, bytes_out; for failures code, reason and error_id
+             duration_ms, bytes_in, bytes_out; for failures code, reason and error_id;
+             with `audit_arguments` the JSON of the arguments of a tool or prompt
 
 The outcome is "ok", "input_required" (the round ended with questions), "error", "denied" (by a rule or a
 limit) or "cancelled".
@@ -31,6 +32,7 @@ NAMES = {
     "resources/subscribe": "uri",
     "resources/unsubscribe": "uri",
 }
+WITH_ARGUMENTS = ("tools/call", "prompts/get")
 DENIED = (FaultKind.DENIED, FaultKind.RATE_LIMITED)
 _RESULT, _ERROR = b',"result":', b',"error":{'
 
@@ -38,7 +40,17 @@ _RESULT, _ERROR = b',"result":', b',"error":{'
 class Audited:
     """One request and its way back. Implements `outlet.Outlet`."""
 
-    __slots__ = ("_began_at", "_fields", "_hub", "_out", "outcome", "outlet", "reason", "server")
+    __slots__ = (
+        "_arguments",
+        "_began_at",
+        "_fields",
+        "_hub",
+        "_out",
+        "outcome",
+        "outlet",
+        "reason",
+        "server",
+    )
 
     def __init__(
         self,
@@ -62,6 +74,7 @@ class Audited:
         if named is not None:
             self._fields["name"] = values.text_of(request.params, named) or ""
         self._fields["bytes_in"] = size
+        self._arguments = _arguments(hub, request)
 
     # -- Outlet
 
@@ -106,9 +119,18 @@ class Audited:
         if self.server:
             fields["server"] = self.server
         took_ms = round((self._hub.now - self._began_at) * 1000, 3)
-        self._hub.audit(
-            "round", **fields, bytes_out=self._out, duration_ms=took_ms, outcome=outcome, **self.reason
-        )
+        ending = {"bytes_out": self._out, "duration_ms": took_ms, "outcome": outcome, **self.reason}
+        self._hub.audit("round", self._arguments, **fields, **ending)
+
+
+def _arguments(hub: Hub, request: jsonrpc.Request) -> str | None:
+    """As the client wrote them."""
+    if not hub.config.audit_arguments or request.method not in WITH_ARGUMENTS:
+        return None
+    told = bytes(request.params.get("arguments", values.EMPTY))
+    if len(told) > hub.limits.audit_arguments_bytes:
+        return f"left out: {len(told)} bytes"
+    return told.decode("utf-8", "replace")
 
 
 def audited(

@@ -21,7 +21,8 @@ __all__ = ["STDERR", "audit_sink", "escaped", "json_sink", "text_line", "text_si
 STDERR = "stderr"
 # A line is for a person: more than this of one value hides the rest.
 VALUE_CHARS = 500
-JSON_VALUE_CHARS = 4000
+# The longest is the arguments of a call, each of whose bytes may be an escape of six characters in two.
+JSON_VALUE_CHARS = 8000
 COLOURS = {
     "debug": "2",
     "notice": "36",

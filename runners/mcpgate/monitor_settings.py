@@ -57,7 +57,11 @@ def read_listener_monitor(table: Table, listener: ListenConfig) -> ListenConfig:
     return msgspec.structs.replace(listener, monitor=kept)
 
 
-def read_audit(gateway: Table, base: Path) -> str:
-    """Where the audit stream goes: nowhere, to stderr, or to a file, whose full path this is."""
-    told = gateway.text("audit")
-    return told if told in ("", STDERR) else str(base / os.path.expanduser(told))
+def read_audit(gateway: Table, base: Path) -> tuple[str, bool]:
+    """Where the audit stream goes: nowhere, to stderr, or to a file, whose full path this is; and whether it
+    has the arguments of calls."""
+    told, arguments = gateway.text("audit"), gateway.flag("audit_arguments", False)
+    if arguments and not told:
+        mend = 'write audit = "audit.jsonl" too, or remove it'
+        gateway.problems.error(gateway.key("audit_arguments"), "means nothing without audit", mend)
+    return told if told in ("", STDERR) else str(base / os.path.expanduser(told)), arguments

@@ -15,7 +15,7 @@ import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, quote_plus
 
 import msgspec
@@ -68,6 +68,8 @@ SCHEME = re.compile(
     r"(?i)\b(basic|bearer)(\s+)(?!/)(?=[\w.~+/-]*(?:[0-9]|={1,2}(?![\w.~+/=-]))|[\w.~+/-]{20})[\w.~+/-]{8,}=*"
 )
 USERINFO = re.compile(r"(?<=://)[^\s/@\"'<>]+(?=@)")
+# The field of an audit record that is JSON: its members are looked at by their own names.
+ARGUMENTS = "arguments"
 # In no pattern above, so that nothing is found across two fields.
 BETWEEN = "\0\n"
 ALPHABETS = (base64.b64encode, base64.urlsafe_b64encode)
@@ -165,7 +167,8 @@ class Redactor:
         values = [value for _, value in record.fields if isinstance(value, str)]
         # One look at all of it; nearly every record holds nothing.
         joined = BETWEEN.join((record.event, *(name for name, _ in record.fields), *values))
-        if not self._suspect(joined, values) and not any(map(_named_secret, record.fields)):
+        looked_into = any(_named_secret(field) or field[0] == ARGUMENTS for field in record.fields)
+        if not looked_into and not self._suspect(joined, values):
             return record
         fields = tuple((self.text(name), self._field(name, value)) for name, value in record.fields)
         return msgspec.structs.replace(record, event=self.text(record.event), fields=fields)
@@ -179,7 +182,12 @@ class Redactor:
     def _field(self, name: str, value: Scalar) -> Scalar:
         if not isinstance(value, str):
             return value
-        return MARK if _named_secret((name, value)) else self.text(value)
+        if _named_secret((name, value)):
+            return MARK
+        if name == ARGUMENTS:
+            # Rewritten first: an escape would hide a secret or a name.
+            return _rewritten(self.text(_rewritten(value, dict)), _without_secrets)
+        return self.text(value)
 
     def problem(self, problem: Problem) -> Problem:
         """A problem of a config, whose words may hold what was read."""
@@ -198,6 +206,20 @@ def _is_secret_field(name: str) -> bool:
 def _named_secret(field: tuple[str, Scalar]) -> bool:
     name, value = field
     return isinstance(value, str) and bool(value) and _is_secret_field(name)
+
+
+def _rewritten(text: str, members: Callable[[list[tuple[str, Any]]], dict[str, Any]]) -> str:
+    """JSON on one line and in ASCII; what is none stays as it is."""
+    try:
+        return json.dumps(json.loads(text, object_pairs_hook=members), separators=(",", ":"))
+    except (ValueError, RecursionError):
+        return text
+
+
+def _without_secrets(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object without the values of members that are named like secrets."""
+    secret = {name for name, _ in members if _is_secret_field(name) or is_secret_name(name)}
+    return {name: MARK if name in secret else value for name, value in members}
 
 
 def _tellable(form: str) -> bool:

@@ -172,7 +172,7 @@ class _Reader:
         )
         pins = read_pins(gateway, self.problems, path, insecure=self.insecure)
         listeners = self._listeners()
-        audit = read_audit(gateway, self.base)
+        audit, arguments = read_audit(gateway, self.base)
         config = GatewayConfig(
             rules=rules,
             pins=pins.mode,
@@ -185,6 +185,7 @@ class _Reader:
             rate=read_rates(root, self.problems),
             monitor=read_monitor(root, self.problems, listeners),
             audit=bool(audit),
+            audit_arguments=arguments,
             log_level=gateway.text("log_level", "info", LEVELS),  # type: ignore[arg-type]
             prefix=gateway.text("prefix", "auto", ("auto", "always", "never")),  # type: ignore[arg-type]
             name_chars=gateway.whole("name_chars", 64, least=16, most=128),

@@ -43,6 +43,7 @@ def test_everything_written(tmp_path: Path) -> None:
         """
         [gateway]
         audit = "audit.jsonl"
+        audit_arguments = true
         [rate]
         principal = { per_s = 50, burst = 100 }
         address = "off"
@@ -87,7 +88,7 @@ def test_everything_written(tmp_path: Path) -> None:
     assert (first.deny_cidrs, first.trusted_proxies) == (("10.6.6.6",), ("10.0.0.0/24",))
     assert first.forwarded_header == "forwarded" and first.monitor == ("health", "metrics")
     assert second.trusted_proxies == ("unix",)
-    assert gateway.audit and settings.audit == str(tmp_path / "audit.jsonl")
+    assert gateway.audit and gateway.audit_arguments and settings.audit == str(tmp_path / "audit.jsonl")
 
 
 def test_the_audit_stream_may_go_to_stderr(tmp_path: Path) -> None:
@@ -96,6 +97,7 @@ def test_the_audit_stream_may_go_to_stderr(tmp_path: Path) -> None:
 
 
 BAD = [
+    ("[gateway]\naudit_arguments = true", "gateway.audit_arguments", "means nothing without audit"),
     ("[rate]\nprincipal = 50", "rate.principal", "is no rate"),
     ('[rate]\nprincipal = "fast"', "rate.principal", "is no rate"),
     ("[rate]\nprincipal = { burst = 5 }", "rate.principal.per_s", "is missing"),

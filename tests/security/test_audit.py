@@ -7,6 +7,7 @@ Must never: find an argument, a result, or anything that works like a credential
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -273,6 +274,20 @@ def test_texts_of_peers_are_cut() -> None:
     scene.done(scene.legacy().tool("n" * 100_000))
     (told,) = rounds(scene)
     assert len(told["name"]) == 400
+
+
+@KINDS
+def test_arguments_are_recorded_where_that_was_asked_for(kind: str) -> None:
+    scene = scene_of(audit_arguments=True)
+    client = client_of(scene, kind)
+    call = scene.done(client.tool("echo", secret=SECRET))
+    most = scene.config.limits.audit_arguments_bytes
+    scene.done(client.tool("echo", long="x" * most))
+    scene.done(client.request("tools/list", {}))
+    short, long = rounds(scene)
+    assert json.loads(short["arguments"]) == call.params["arguments"] and SECRET in short["arguments"]
+    assert re.fullmatch(rf"left out: {most // 100}[0-9]+ bytes", long["arguments"])
+    assert all("arguments" not in one for one in rounds(scene, "tools/list"))
 
 
 @KINDS

@@ -186,6 +186,25 @@ def test_an_audit_record_stays_one() -> None:
     assert (found.stream, found.fields) == ("audit", (("who", MARK),))
 
 
+@pytest.mark.parametrize(
+    ("told", "shown"),
+    [
+        ('{"path": "a.txt",\n "n": 12345678901234567890}', '{"path":"a.txt","n":12345678901234567890}'),
+        ('{"password": 1}', '{"password":"[redacted]"}'),
+        ('{"a": [{"apiToken": {"deep": "x"}, "b": 1}]}', '{"a":[{"apiToken":"[redacted]","b":1}]}'),
+        ('{"pass\\u0077ord": "x"}', '{"password":"[redacted]"}'),
+        (f'{{"path": "/of/{SENTINEL}/x"}}', '{"path":"/of/[redacted]/x"}'),
+        ('{"text": "\u202e\u00e9"}', '{"text":"\\u202e\\u00e9"}'),
+        ("left out: 9999 bytes", "left out: 9999 bytes"),
+        ("[" * 5000, "[" * 5000),
+    ],
+)
+def test_arguments_are_looked_into(told: str, shown: str) -> None:
+    """Only in the field that is JSON by its name; the same in any other is a text."""
+    (field,) = Redactor([SENTINEL]).record(Record("info", "round", (("arguments", told),), "audit")).fields
+    assert field == ("arguments", shown)
+
+
 def test_lines_of_a_secret_of_many_lines() -> None:
     key = (
         "-----BEGIN X KEY-----\n"
