@@ -139,7 +139,8 @@ class KeyConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class IssuerConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """Whose JSON web tokens are accepted. Its keys come from `jwks_url`, or stand in `jwks` (RFC 7517).
+    """Whose JSON web tokens are accepted. Its keys come from `jwks_url`, or stand in `jwks` (RFC 7517); with
+    neither, the issuer's metadata says where they are (RFC 8414).
 
     `audience`: one of these must be in `aud`; none: the `resource` of `AuthConfig`. `scopes`: what a token
     needs.

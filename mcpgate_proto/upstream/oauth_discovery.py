@@ -23,7 +23,7 @@ from mcpgate_proto.security.egress import Kind, Place, kind_of, parse_url
 from mcpgate_proto.upstream import oauth
 from mcpgate_proto.upstream.fetch import Done, Fetcher, FetchFailed, FetchRequest, FetchResult
 
-__all__ = ["Discovery", "Errand", "Found", "is_local"]
+__all__ = ["Discovery", "Errand", "Found", "is_absent", "is_local", "reason_of"]
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -113,10 +113,10 @@ class Discovery:
 
     def _resource_came(self, result: FetchResult) -> None:
         if isinstance(result, FetchFailed) or result.status != 200:
-            if not self._challenge.resource_metadata and _is_absent(result):
+            if not self._challenge.resource_metadata and is_absent(result):
                 self._next_resource()
             else:
-                self._done(f"its resource metadata cannot be read: {_told(result)}")
+                self._done(f"its resource metadata cannot be read: {reason_of(result)}")
             return
         server = self._errand.config.url
         read = oauth.read_resource(result.body, server, allow_loopback=self._errand.local)
@@ -145,10 +145,10 @@ class Discovery:
 
     def _metadata_came(self, issuer: str, result: FetchResult) -> None:
         if isinstance(result, FetchFailed) or result.status != 200:
-            if _is_absent(result):
+            if is_absent(result):
                 self._next_metadata(issuer)
             else:
-                self._done(f"the metadata of its authorization server cannot be read: {_told(result)}")
+                self._done(f"the metadata of its authorization server cannot be read: {reason_of(result)}")
             return
         read = oauth.read_metadata(result.body, issuer, allow_loopback=self._errand.local)
         self._done(read if isinstance(read, str) else self._found(read))
@@ -162,7 +162,7 @@ def _origin(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
-def _is_absent(result: FetchResult) -> bool:
+def is_absent(result: FetchResult) -> bool:
     """There is no such document: a plain no, or a page for people. Anything else may be a passing fault,
     after which another place must not be believed."""
     if isinstance(result, FetchFailed):
@@ -170,5 +170,6 @@ def _is_absent(result: FetchResult) -> bool:
     return 400 <= result.status < 500 and result.status not in (408, 429)
 
 
-def _told(result: FetchResult) -> str:
+def reason_of(result: FetchResult) -> str:
+    """Why there is no document."""
     return result.reason if isinstance(result, FetchFailed) else f"HTTP {result.status}"

@@ -106,16 +106,14 @@ class _Reader:
     def issuer(self, table: Table) -> IssuerConfig:
         name, url, text = table.text("issuer"), table.text("jwks_url"), table.text("jwks")
         _check_url(self.problems, table.key("issuer"), name)
-        if bool(url) == bool(text):
-            problem = "and jwks are both given" if url else "is missing: nothing could be verified"
-            mend = 'name the jwks_uri of the issuer\'s metadata, or write jwks = "${file:keys.json}"'
-            self.problems.error(table.key("jwks_url"), problem, mend)
+        if url and text:
+            self.problems.error(table.key("jwks_url"), "and jwks are both given", "keep one")
         elif url:
             place = parse_url(url, allow_loopback=True)
             if isinstance(place, str):
                 told = place.removeprefix("the URL ")
                 self.problems.error(table.key("jwks_url"), told, "write it as https://host/path")
-        else:
+        elif text:
             keys = parse_jwks(text.encode(), Limits().jwks_keys)
             if isinstance(keys, str):
                 self.problems.error(

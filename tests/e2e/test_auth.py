@@ -267,7 +267,8 @@ def test_a_key_that_is_taken_away_ends_its_streams(
 def issued(issuer: Issuer, port: int, **more: Any) -> dict[str, Any]:
     return {
         "auth": {"resource": f"http://127.0.0.1:{port}/mcp"},
-        "auth.issuer": [{"issuer": issuer.url, "jwks_url": f"{issuer.url}/keys", **more}],
+        # Its metadata says where its keys are.
+        "auth.issuer": [{"issuer": issuer.url, **more}],
     }
 
 
