@@ -474,6 +474,8 @@ class Gateway:
         if self._grace is not None:
             self._grace.cancel()
             self._grace = None
+        for exchange in list(self._relay.live):
+            exchange.stop()
         self._sessions.stop()
         for one in self._listeners.values():
             if one.sse is not None:

@@ -260,10 +260,29 @@ class Hub:
         self.unread = 0
         self._next_id = 1
         self._serial = 0
+        # Bytes that calls keep of what clients and servers have said.
+        self.called = 0
+        self._called_by: dict[str, int] = {}
         # Sessions of all servers together (limits.upstream_sessions).
         self.upstream_sessions = 0
         self._lookups: dict[int, tuple[str, list[Callable[[list[Address] | None, str], None]]]] = {}
         self._least = SEVERITIES.index(config.log_level)
+
+    def keep(self, whose: str, more: int) -> bool:
+        """`more` bytes are kept for a call of the principal `whose`, or so many fewer. False: all calls keep
+        too much together, or its own leave too little to others; and this is not small."""
+        limits = self.limits
+        self.called += more
+        mine = self._called_by.get(whose, 0) + more
+        if mine:
+            self._called_by[whose] = mine
+        else:
+            self._called_by.pop(whose, None)
+        within = self.called <= limits.calls_bytes and mine <= limits.calls_bytes * 3 // 4
+        if within or more <= limits.unread_free_bytes:
+            return True
+        self.count("refused_memory")
+        return False
 
     # -- out
 

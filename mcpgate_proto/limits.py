@@ -102,6 +102,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     sessions_per_principal: int = 256
     calls_per_session: int = 256
     calls: int = 4096
+    # What calls keep until they have an outcome: their requests, answers of clients that come one by one,
+    # results that nobody has fetched. Beyond it large ones are refused, within `unread_free_bytes` none.
+    # Eight of the largest messages; those of one principal may take three quarters.
+    calls_bytes: int = 128 * 1024 * 1024
     streams_per_session: int = 256
     subscriptions_per_session: int = 256
     asks_per_call: int = 32
@@ -109,11 +113,17 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     # Calls of stateless clients that wait for the client's answers, each holding a server's call open.
     parked_calls: int = 1024
     parked_calls_per_principal: int = 64
-    # Where each holds a session of its own (pipes, sockets): others must still find one.
+    # Where each holds a session of its own (pipes, sockets): others must still find one. One principal may
+    # have all but one.
     parked_calls_per_server: int = 4
     upstream_sessions: int = 64
     upstream_sessions_per_server: int = 8
+    # Of these, what one principal may have: others must still find one.
+    upstream_sessions_per_principal: int = 6
     http_connections_per_server: int = 64
+    # Of these, what the calls of one principal may use at one time; the rest of them wait. As many streams
+    # for its subscriptions may be open besides.
+    http_connections_per_principal: int = 48
     # Hosts being looked up at one time; several requests for one host are one look-up.
     lookups: int = 64
     # Documents that mcpgate itself fetches (keys, metadata, tokens): at one time, and in the queue. A server

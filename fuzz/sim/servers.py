@@ -40,6 +40,7 @@ class ServerModel:
         self.scripts: dict[str, Callable[[Job], None]] = {}
         self.definitions: dict[str, Message] = {}
         self.reader: Callable[[Job], None] | None = None
+        self.lister: Callable[[Job], None] | None = None
         self.completer: Callable[[Job], None] | None = None
         self.list_changed = True
         self.prompts: tuple[str, ...] = ()

@@ -240,6 +240,9 @@ class Talk:
         )
 
     def _list(self, job: Job) -> None:
+        if self.server.lister is not None:
+            self.server.lister(job)
+            return
         member, items = LISTS[job.method], self.server.items(job.method)
         at = int(job.params.get("cursor") or 0)
         size = self.server.page_size

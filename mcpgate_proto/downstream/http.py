@@ -275,7 +275,7 @@ class HttpClient:
         self.source = source
         wrong = self._knock(head)
         if wrong is not None:
-            self.hub.count("door_refused")
+            self._pace.unknown(source, wrong, head.headers)
             self.refuse(403, wrong)
         elif (limited := self._pace.rates.address(source)) is not None:
             self._wait(limited, head)
@@ -364,7 +364,7 @@ class HttpClient:
 
     def _route(self, head: http1.RequestHead) -> None:
         if head.path not in self._routes:
-            self.refuse(404, "there is nothing here; the MCP endpoint has another path")
+            self._nowhere()
         elif head.method == "OPTIONS":
             self._preflight(head)
         elif head.method not in ("GET", "POST", "DELETE"):
@@ -379,6 +379,9 @@ class HttpClient:
             self._dispatch(b"")
         else:
             self._await_body()  # one that nobody needs; `_complete` goes on
+
+    def _nowhere(self) -> None:
+        self.refuse(404, "there is nothing here; the MCP endpoint has another path")
 
     def _preflight(self, head: http1.RequestHead) -> None:
         self.respond(204, [("Allow", ALLOWED_METHODS), *(preflight(head.headers) if self._cors else [])])
@@ -432,8 +435,10 @@ class HttpClient:
     def _dispatch(self, body: bytes) -> None:
         head = self.head
         assert head is not None
-        endpoint = self._routes[head.path]
-        if head.method == "POST":
+        endpoint = self._routes.get(head.path)
+        if endpoint is None:
+            self._nowhere()  # a reload has moved it while the body came
+        elif head.method == "POST":
             endpoint.post(self, head, body)
         elif head.method == "GET":
             endpoint.get(self, head)

@@ -125,6 +125,7 @@ class TaskRequest(LegacyCall):
         self._own = values.text_of(route.params, "taskId") or ""
         self._shown = jsonrpc.detach(request.params["taskId"])
         self._meta = meta.end_to_end(values.object_or_empty(request.params.get("_meta", values.EMPTY)))
+        self._weight = request.weight
         # Of `tasks/cancel`: how the task was before, and whether the server was asked to cancel it.
         self._before: Members | None = None
         self._asked_to_cancel = False
@@ -160,7 +161,14 @@ class TaskRequest(LegacyCall):
     def _send(self, method: str, task: TaskState | None = None) -> None:
         """A request to the server; with `task` it is asked again until the task has ended."""
         session = self.session
-        operation = Operation(method=method, params={}, meta=self._meta, client=session.client, task=task)
+        operation = Operation(
+            method=method,
+            params={},
+            meta=self._meta,
+            client=session.client,
+            task=task,
+            weight=self._weight,
+        )
         route = Route(self.server, {"taskId": jsonrpc.to_raw(self._own)})
         self.begin(session.relay.start(operation, route, self))
 
@@ -262,6 +270,7 @@ class TaskRequest(LegacyCall):
     def _take_over(self, earlier: TaskRequest) -> None:
         exchange, asks = earlier._hand_over()
         self._others, earlier._others = [earlier, *earlier._others], []
+        self._meta = {}  # what the first one said was sent; nothing is kept that is not weighed
         if exchange is not None:
             self._lead(exchange, asks)
 

@@ -77,7 +77,8 @@ class Listening(Live):
 
         def watched(fault: Fault | None) -> None:
             if fault is None:
-                if self._done:
+                # The rules may have changed while the server was asked.
+                if self._done or not self._relay.router.lets_uri(self._client, found.server, own):
                     server.unwatch(self._client, own)
                 else:
                     self._interest.uris[uri] = (found.server, own)

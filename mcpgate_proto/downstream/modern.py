@@ -20,7 +20,7 @@ from mcpgate_proto.mcp import codes, content, extensions, meta, mirror
 from mcpgate_proto.mcp.codes import Fault, FaultKind
 from mcpgate_proto.mcp.revisions import MODERN_VERSIONS, Era
 from mcpgate_proto.relay.catalog import Merged
-from mcpgate_proto.relay.exchange import Answer, Client, Members, Operation, Route
+from mcpgate_proto.relay.exchange import TOO_MUCH, Answer, Client, Members, Operation, Route
 from mcpgate_proto.relay.parking import Parking
 from mcpgate_proto.relay.relay import Profile, Relay
 from mcpgate_proto.relay.router import ROUTED, thing
@@ -217,8 +217,11 @@ class ModernFace:
         params = values.without(params, "inputResponses", "requestState", "task")
         call = ModernCall(self, self._rounds, turn, continued.attempt)
         turn.track(call)  # from here on it can be cancelled, also while it is still being routed
+        whose, weight = turn.client.principal.id, turn.request.weight
+        room = self.hub.keep(whose, weight)
 
         def routed(found: Route | Fault) -> None:
+            self.hub.keep(whose, -weight)
             if isinstance(found, Fault):
                 call.failed(found)
                 return
@@ -239,7 +242,9 @@ class ModernFace:
             plan = turn.headers is not None
             self.relay.router.resolve(turn.method, params, turn.client, routed, plan=plan, server=name)
 
-        if continued.attempt > 1:
+        if not room:
+            routed(TOO_MUCH)
+        elif continued.attempt > 1:
             # L3: the user has opened the URLs, and the server asked again: it gets time to notice.
             self.hub.after(min(2.0**continued.attempt, 30.0), "opened URL", resolve)
         else:
@@ -260,6 +265,7 @@ class ModernFace:
             answers=continued.answers,
             carry=continued.carry,
             forwarded=turn.outlet.forwarded,
+            weight=turn.request.weight,
         )
         if turn.method == "tools/call" and tasks.declares(turn):
             operation.takes_task = True
@@ -284,9 +290,11 @@ class ModernFace:
             self.refuse(turn, codes.rate_limited(limited.retry_after_ms), parked.server)
             return
         given = values.object_or_empty(continued.answers or values.EMPTY)
-        for key in parked.asked_keys:
-            if key in given:  # unknown keys are ignored (G10)
-                parked.answers[key] = Answer(jsonrpc.detach(content.bare_answer(given[key])))
+        wanted = [key for key in parked.asked_keys if key in given]  # unknown keys are ignored (G10)
+        answers = {key: Answer(jsonrpc.detach(content.bare_answer(given[key]))) for key in wanted}
+        if not parked.keep(answers):  # its state stays good here, too
+            self.refuse(turn, TOO_MUCH, parked.server)
+            return
         missing = parked.missing()
         if missing and parked.outcome is None:
             # G10: ask again for what is missing, keep what came (L1.4); only what this request declares (G6).

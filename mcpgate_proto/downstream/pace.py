@@ -1,8 +1,8 @@
 """Who may knock at one listener at all, by address, and what is answered to those who come too often.
 
-Owns: `Pace`, the addresses of one listener and the limits of the gateway as its transports need them, and the
-spelling of refusals. Must never: keep anybody waiting for an answer; refuse what only we have asked for, the
-answer to a question of a server.
+Owns: `Pace`, the addresses of one listener and the limits of the gateway as its transports need them, the
+spelling of refusals, and the record of a `Host` or `Origin` that is not served. Must never: keep anybody
+waiting for an answer; refuse what only we have asked for, the answer to a question of a server.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from mcpgate_proto.effects import Peer
 from mcpgate_proto.hub import Hub
 from mcpgate_proto.mcp import codes
 from mcpgate_proto.security.address import Addresses, Source
+from mcpgate_proto.security.door import HostPort, parse_host, parse_origin
 from mcpgate_proto.security.rate import Limited, Rates
 from mcpgate_proto.wire import jsonrpc
 from mcpgate_proto.wire.http1_grammar import Headers
@@ -52,6 +53,18 @@ class Pace:
         if source is None:
             self._denied(peer)
         return source
+
+    def unknown(self, source: Source, wrong: str, headers: Headers) -> None:
+        """`Host` or `Origin` are not served here, which most often is a proxy or a setting: the record names
+        them, as far as they have the form of one."""
+        self._hub.count("door_refused")
+        place, origin = parse_host(headers.get("host") or ""), parse_origin(headers.get("origin") or "")
+        told = {"listener": self._name, "address": source.text, "reason": wrong}
+        if place is not None:
+            told["host"] = str(place)
+        if origin is not None:
+            told["origin"] = f"{origin.scheme}://{HostPort(origin.host, origin.port)}"
+        self.rates.notices.tell("notice", "door_refused", f"{self._name} {source.text} {wrong}", **told)
 
     def _denied(self, peer: Peer) -> None:
         host = peer.address.host if peer.address is not None else peer.kind

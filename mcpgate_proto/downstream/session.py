@@ -26,6 +26,7 @@ from mcpgate_proto.mcp.codes import Fault, FaultKind
 from mcpgate_proto.mcp.revisions import REVISIONS, Era, Revision, negotiate
 from mcpgate_proto.relay.catalog import Merged
 from mcpgate_proto.relay.exchange import (
+    TOO_MUCH,
     Answer,
     AnswerSink,
     Ask,
@@ -286,10 +287,14 @@ class ClientSession:
                 self.refuse(request.id, outlet, fault)
                 return
             own = values.text_of(found.params, "uri") or uri
-            if self.over or not wanted or uri in self.interest.uris:
+            let = self.relay.router.lets_uri(self.client, found.server, own)  # rules may have changed
+            if self.over or not wanted or not let or uri in self.interest.uris:
                 self.relay.unwatch(found.server, self.client, own)  # one too many
             else:
                 self.interest.uris[uri] = (found.server, own)
+            if not let:
+                self.refuse(request.id, outlet, codes.resource_not_found(uri))
+                return
             outlet.finish(jsonrpc.encode_result(request.id, values.EMPTY))
 
         def routed(found: Route | Fault) -> None:
@@ -330,8 +335,10 @@ class ClientSession:
     ) -> None:
         name, params = explicit
         asks = "task" in params and self.relay.agrees_on_tasks(self.client)
+        room = self.hub.keep(self.principal.id, request.weight)
 
         def routed(found: Route | Fault) -> None:
+            self.hub.keep(self.principal.id, -request.weight)
             server = self.relay.servers.get(found.server) if isinstance(found, Route) else None
             if isinstance(found, Fault):
                 call.failed(found)
@@ -342,7 +349,10 @@ class ClientSession:
             else:
                 self._start(request, call, found)
 
-        self.relay.router.resolve(request.method, params, self.client, routed, server=name)
+        if room:
+            self.relay.router.resolve(request.method, params, self.client, routed, server=name)
+        else:
+            routed(TOO_MUCH)
 
     def _accept(self, request: jsonrpc.Request, outlet: Outlet) -> LegacyCall:
         """From here on the request can be cancelled, also while it is still being routed."""
@@ -376,6 +386,7 @@ class ClientSession:
             wants_progress="progressToken" in hop,
             forwarded=call.outlet.forwarded,
             takes_task=call.augmented is not None,
+            weight=request.weight,
         )
         call.ids = LegacyIds(self.relay, route.server, operation)
         if era is Era.LEGACY:

@@ -154,7 +154,14 @@ def missing_capability(required: Raw) -> Fault:
     """The client did not declare `required`, a ClientCapabilities object such as `{"sampling":{}}`."""
     needed = _object(required)
     # An extension is named by its id: that the client lacks "extensions" would tell nobody anything.
-    listed = [*(name for name in needed if name != "extensions"), *_object(needed.get("extensions", _ABSENT))]
+    # Whoever asks for forms only did declare "elicitation"; it is "elicitation.url" that is missing.
+    plain = [
+        f"{name}.{part}" if part else name
+        for name, raw in needed.items()
+        if name != "extensions"
+        for part in _object(raw) or [""]
+    ]
+    listed = [*plain, *_object(needed.get("extensions", _ABSENT))]
     names = ", ".join(name[:64] for name in listed[:8])
     told = f"the client did not declare a capability that is needed: {names}"
     return Fault(FaultKind.MISSING_CAPABILITY, told, data=required)

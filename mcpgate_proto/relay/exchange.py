@@ -39,6 +39,7 @@ __all__ = [
     "Exchange",
     "Operation",
     "Phase",
+    "TOO_MUCH",
     "Route",
     "Target",
     "TaskOwner",
@@ -47,6 +48,7 @@ __all__ = [
 ]
 
 Members = dict[str, Raw]
+TOO_MUCH = Fault(FaultKind.OVERLOADED, "too much is held by calls in flight")
 
 
 class Ask(msgspec.Struct, frozen=True):
@@ -118,6 +120,12 @@ class Client(msgspec.Struct, frozen=True, kw_only=True):
     key: str = ""
     audience: Audience | None = None
 
+    @property
+    def featureless(self) -> Client:
+        """As the catalog session knows it: the same principal and era, nothing declared."""
+        none = Raw(b"{}")
+        return msgspec.structs.replace(self, capabilities=none, profile=none, features=False, audience=None)
+
 
 class Updates(Protocol):
     """Who hears what a server says on the stream of a subscription."""
@@ -168,6 +176,8 @@ class Operation(msgspec.Struct, kw_only=True):
     updates: Updates | None = None
     # Headers of the client's request that some server wants forwarded, in lower case.
     forwarded: tuple[tuple[str, str], ...] = ()
+    # What the client's request keeps in memory, in bytes.
+    weight: int = 0
 
     @property
     def interactive(self) -> bool:
@@ -209,6 +219,8 @@ class Target(Protocol):
     def resume(self, exchange: Exchange, answers: dict[str, Answer], carry: Carry | None) -> None: ...
     def cancel(self, exchange: Exchange, reason: str) -> None: ...
     def throttle(self, exchange: Exchange, on: bool) -> None: ...
+    def unsent(self, exchange: Exchange) -> bool:
+        """The server cannot have seen what was last sent for it."""
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -248,6 +260,7 @@ class Exchange:
         "_progress",
         "_questions",
         "_rounds",
+        "_weight",
         "_wound_at",
         "caller",
         "carry",
@@ -272,6 +285,7 @@ class Exchange:
         self._live = live  # all exchanges that have no outcome yet
         live[self] = None
         self.operation = operation
+        self._weight = 0
         self.caller = caller
         self.target: Target | None = None
         self.server = ""  # where it goes, by its configured name
@@ -309,7 +323,10 @@ class Exchange:
         del self._open[key]
         self._answers[key] = answer
         if self.carry is not None and self._open:
-            return  # a modern server gets all answers of a round at once (G8)
+            # A modern server gets all answers of a round at once (G8).
+            if not self.weigh(len(answer.result)):
+                self._give_up(TOO_MUCH)
+            return
         answers, self._answers = self._answers, {}
         carry = self.carry
         if not self._open:
@@ -319,12 +336,23 @@ class Exchange:
         self._resume(answers, carry)
 
     def _resume(self, answers: dict[str, Answer], carry: Carry | None) -> None:
-        """On with the call, if the rules of now let it: they may have changed while the client was asked."""
-        fault = self._judge(self)
+        if self.let() and self.target is not None:
+            self.target.resume(self, answers, carry)
+
+    def weigh(self, more: int) -> bool:
+        """`more` bytes are kept for it until its outcome. False: all calls keep too much together, and this
+        is not small."""
+        if self.phase is Phase.DONE:
+            return True
+        self._weight += more
+        return self._hub.keep(self.operation.client.principal.id, more)
+
+    def let(self) -> bool:
+        """Whether it may go on: the rules may have changed since it was sent. If it may not, it ends here."""
+        fault = self._judge(self) if self.phase is not Phase.DONE else None
         if fault is not None:
             self._give_up(fault)
-        elif self.target is not None:
-            self.target.resume(self, answers, carry)
+        return self.phase is not Phase.DONE
 
     def throttle(self, on: bool) -> None:
         """The client's side takes no more for now (true), or again (false)."""
@@ -420,6 +448,14 @@ class Exchange:
     def is_asking(self) -> bool:
         return self.phase is Phase.ASKING
 
+    @property
+    def is_unsent(self) -> bool:
+        """It waits for a channel, or on one for a token or a connection. Not while a task is followed: that
+        goes on, whatever becomes of the next request about it."""
+        if self.phase is not Phase.RUNNING or self.target is None or self.operation.task is not None:
+            return self.phase is Phase.WAITING
+        return self.target.unsent(self)
+
     def complete(self, result: Members) -> None:
         if self.phase is not Phase.DONE:
             self._end("ok")
@@ -443,6 +479,12 @@ class Exchange:
         told = "the server went away during the call; it may have been carried out"
         told = told if maybe_executed else "the server is not available"
         self.fail(Fault(FaultKind.UPSTREAM_DOWN, told, detail=detail))
+
+    def stop(self) -> None:
+        """The gateway stops, and the call has had its time: the caller is answered, the server told."""
+        if self.phase is not Phase.DONE and self.operation.updates is None:
+            told = "mcpgate is stopping; the call may have been carried out"
+            self._give_up(Fault(FaultKind.UPSTREAM_DOWN, told))
 
     def round_over(self) -> None:
         """The caller has ended its round with the questions: nothing is held here any more."""
@@ -495,6 +537,7 @@ class Exchange:
         if tally is not None and self.server and self.operation.updates is None:
             tally(self.server, outcome, self._hub.now - self._began_at)
         self._live.pop(self, None)
+        self._hub.keep(self.operation.client.principal.id, -self._weight)
         self._open.clear()
         self._answers.clear()
         for timer in (self._clock, self._ceiling):

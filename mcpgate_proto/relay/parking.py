@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from mcpgate_proto.hub import Hub
 from mcpgate_proto.mcp.codes import SAMPLING_REJECTED, Fault, FaultKind, peer
-from mcpgate_proto.relay.exchange import Answer, Ask, Caller, Carry, Exchange, Members
+from mcpgate_proto.relay.exchange import TOO_MUCH, Answer, Ask, Caller, Carry, Exchange, Members
 from mcpgate_proto.security.principal import Principal
 from mcpgate_proto.timers import Timer
 from mcpgate_proto.wire.jsonrpc import Raw
@@ -26,7 +26,9 @@ __all__ = ["Parked", "Parking"]
 class Parked:
     """One parked call. Implements `relay.exchange.Caller` while no client is connected."""
 
-    def __init__(self, id: str, exchange: Exchange, bound: bytes) -> None:
+    def __init__(self, hub: Hub, id: str, exchange: Exchange, bound: bytes) -> None:
+        self._hub = hub
+        self._weight = 0  # of the outcome
         self.id = id
         self.exchange = exchange
         self.bound = bound
@@ -46,6 +48,16 @@ class Parked:
     @property
     def principal(self) -> str:
         return self.exchange.operation.client.principal.id
+
+    def keep(self, answers: dict[str, Answer]) -> bool:
+        """Answers that came, until they are all there (L1.4). False: there is no room for them."""
+        before = sum(len(self.answers[key].result) for key in answers if key in self.answers)
+        more = sum(len(one.result) for one in answers.values()) - before
+        if not self.exchange.weigh(more):
+            self.exchange.weigh(-more)
+            return False
+        self.answers.update(answers)
+        return True
 
     def missing(self) -> list[Ask]:
         """What the client still has to answer."""
@@ -74,7 +86,12 @@ class Parked:
 
     def completed(self, result: Members) -> None:
         """L1.7: kept for the retry, until the time is over."""
-        self.outcome = lambda caller: caller.completed(result)
+        self._weight = sum(map(len, result.values()))
+        if self._hub.keep(self.principal, self._weight):
+            self.outcome = lambda caller: caller.completed(result)
+        else:
+            self.forget()
+            self.outcome = lambda caller: caller.failed(TOO_MUCH)
 
     def became_task(self, task: Members) -> None:
         self.outcome = lambda caller: caller.became_task(task)
@@ -84,6 +101,11 @@ class Parked:
 
     def congested(self, on: bool) -> None:
         """Nothing is being sent."""
+
+    def forget(self) -> None:
+        """Nothing is kept any more."""
+        self._hub.keep(self.principal, -self._weight)
+        self._weight = 0
 
 
 class Parking:
@@ -104,9 +126,12 @@ class Parking:
         exclusive = exchange.target is not None and exchange.target.exclusive
         if exchange.operation.made_in:
             exclusive = False  # a call that has become a task has left its channel to others
-        if exclusive and len(there) >= limits.parked_calls_per_server:
+        most = limits.parked_calls_per_server
+        own = [one for one in there if one.principal == exchange.operation.client.principal.id]
+        # One place is for others, whoever parks here.
+        full = len(there) >= most or (0 < most - 1 <= len(own) and not self._hub.config.transparent)
+        if exclusive and full:
             # The oldest of the same principal gives way; another's is not touched.
-            own = [one for one in there if one.principal == exchange.operation.client.principal.id]
             if not own:
                 self._hub.count("parking_refused")
                 return None
@@ -114,7 +139,7 @@ class Parking:
         if len(self._all) >= limits.parked_calls or mine >= limits.parked_calls_per_principal:
             self._hub.count("parking_refused")
             return None
-        parked = Parked(self._hub.entropy.token(128), exchange, bound)
+        parked = Parked(self._hub, self._hub.entropy.token(128), exchange, bound)
         self._all[parked.id] = parked
         exchange.caller = parked
         exchange.throttle(False)  # nobody reads slowly while nobody is there
@@ -157,6 +182,7 @@ class Parking:
 
     def _drop(self, parked: Parked) -> None:
         self._all.pop(parked.id, None)
+        parked.forget()
         if parked.timer is not None:
             parked.timer.cancel()
             parked.timer = None

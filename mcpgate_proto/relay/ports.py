@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
+from msgspec import Raw
 
 from mcpgate_proto.config import ServerConfig
 from mcpgate_proto.mcp import extensions, task_fields
@@ -58,6 +59,9 @@ class Server(Protocol):
     name: str
     config: ServerConfig
 
+    def has_own(self, client: Client) -> bool:
+        """Whether there is a session with the features of `client`, of a legacy server."""
+
     def prepare(self, client: Client, done: Callable[[ServerFace | Fault], None]) -> None:
         """Have a session of `client`'s era ready; `done` gets what it declares."""
 
@@ -67,7 +71,8 @@ class Server(Protocol):
     def ask(
         self, client: Client, method: str, params: Members, done: Callable[[Members | Fault], None]
     ) -> None:
-        """A request of the gateway's own, over the catalog session of `client`'s principal."""
+        """A request of the gateway's own: in the session of the client's calls if a legacy server has one for
+        its features, else over the catalog session of its principal."""
 
     def watch(self, client: Client, uri: str, done: Callable[[Fault | None], None]) -> None: ...
     def unwatch(self, client: Client, uri: str) -> None: ...
@@ -87,6 +92,9 @@ class ServerListener(Protocol):
 
     def catalog_changed(self, server: str, principal: str | None, kind: str) -> None: ...
     def server_up(self, server: str, principal: str | None) -> None: ...
+    def lists_elsewhere(self, server: str, principal: str | None, profile: Raw) -> None:
+        """Clients of this profile have a session of their own now, and their lists come from it."""
+
     def resource_updated(self, server: str, principal: str | None, params: Members) -> None: ...
     def cannot_notify(self, server: str, principal: str | None) -> None: ...
     def replan(self, server: str, operation: Operation, done: Callable[[], None]) -> None:

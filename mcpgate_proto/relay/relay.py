@@ -18,7 +18,7 @@ from mcpgate_proto.mcp import codes, extensions, meta
 from mcpgate_proto.mcp.codes import Fault, FaultKind
 from mcpgate_proto.mcp.revisions import REVISIONS, Era
 from mcpgate_proto.relay.catalog import Merged, View
-from mcpgate_proto.relay.exchange import Caller, Client, Exchange, Members, Operation, Phase, Route
+from mcpgate_proto.relay.exchange import TOO_MUCH, Caller, Client, Exchange, Members, Operation, Route
 from mcpgate_proto.relay.kept_tasks import KeptTasks
 from mcpgate_proto.relay.ports import Server, ServerFace
 from mcpgate_proto.relay.router import Router
@@ -43,6 +43,8 @@ EVERYTHING: dict[str, object] = {
 VIEWS = 1024
 # So many declarations of one kind of client have lists of their own (N8); others share the plain ones.
 VARIANTS = 8
+# The lists whose changes clients are told of.
+KINDS_TOLD = ("tools", "prompts", "resources")
 # What a server answers when it has something to say, however late (1125 tasks, L22).
 PATIENT = ("tasks/result",)
 
@@ -68,8 +70,8 @@ class Relay:
         self.rates = Rates(hub)
         self.incidents = Incidents(hub)
         self.live: dict[Exchange, None] = {}
-        # By principal, era, owner, and what is declared when lists are read.
-        self._views: dict[tuple[str, str, str, bytes], View] = {}
+        # By principal, era, owner, and what is declared: when lists are read, and to legacy servers.
+        self._views: dict[tuple[str, str, str, bytes, str], View] = {}
         # Servers that cannot tell of changes: their lists are read again by their ttl.
         self._polling: dict[str, Timer] = {}
 
@@ -96,19 +98,22 @@ class Relay:
     def view(self, client: Client) -> View:
         owner = client.key if any(s.config.isolation == "session" for s in self.servers.values()) else ""
         told = extensions.of_lists(client.capabilities)
-        key = (client.principal.id, client.era.value, owner, bytes(told))
+        # A legacy server that has a session with its features may show other things there.
+        own = client.features and any(server.has_own(client) for server in self.servers.values())
+        features = f"{client.revision} {bytes(client.profile).decode()}" if own else ""
+        key = (client.principal.id, client.era.value, owner, bytes(told), features)
         found = self._views.get(key)
         if found is not None:
             found.used_at = self.hub.now
         else:
-            if told != values.EMPTY and sum(1 for one in self._views if one[:3] == key[:3]) > VARIANTS:
-                return self.view(msgspec.structs.replace(client, capabilities=values.EMPTY))
+            special = told != values.EMPTY or own
+            if special and sum(1 for one in self._views if one[:3] == key[:3]) > VARIANTS:
+                return self.view(client.featureless)
             if len(self._views) >= VIEWS:
                 oldest = min(self._views, key=lambda one: self._views[one].used_at)
                 del self._views[oldest]
-            plain = msgspec.structs.replace(
-                client, capabilities=told, profile=values.EMPTY, features=False, audience=None
-            )
+            plain = client.featureless if not own else msgspec.structs.replace(client, audience=None)
+            plain = msgspec.structs.replace(plain, capabilities=told)
             servers = self.servers
             if told != values.EMPTY:
                 servers = {name: cast(Server, Telling(one)) for name, one in servers.items()}
@@ -244,10 +249,8 @@ class Relay:
 
     def judge_again(self) -> None:
         """After a change of the rules: what no server has been sent yet. (Of the others, `Exchange` asks.)"""
-        for exchange in [one for one in self.live if one.phase is Phase.WAITING]:
-            fault = self.router.withdrawn(exchange)
-            if fault is not None:
-                exchange.fail(fault)
+        for exchange in [one for one in self.live if one.is_unsent]:
+            exchange.let()
 
     def watch_again(self, servers: set[str]) -> None:
         """After a change of the config: what clients watch on servers that were made anew; what they may not
@@ -284,6 +287,8 @@ class Relay:
         elif len(self.live) > self.hub.limits.calls:
             self.hub.count("refused_calls")
             exchange.fail(Fault(FaultKind.OVERLOADED, "too many calls are in flight"))
+        elif not exchange.weigh(operation.weight):
+            exchange.fail(TOO_MUCH)
         elif (limited := self._limited(operation, server)) is not None:
             exchange.fail(codes.rate_limited(limited.retry_after_ms))
         else:
@@ -337,7 +342,7 @@ class Relay:
 
     def server_up(self, server: str, principal: str | None) -> None:
         """It came (back): its lists may be new to every client (H27)."""
-        for kind in ("tools", "prompts", "resources"):
+        for kind in KINDS_TOLD:
             told = False
             for view in self._views.values():
                 part = view.part(server, kind)
@@ -345,6 +350,38 @@ class Relay:
                     told = True
             if told:
                 self.catalog_changed(server, principal, kind, outdated=False)
+
+    def lists_elsewhere(self, server: str, principal: str | None, profile: Raw) -> None:
+        for view in self._views.values():
+            if view.client.profile == profile and (not principal or view.client.principal.id == principal):
+                for kind in KINDS_TOLD:
+                    view.stale(server, kind)
+        # Not at once: the call that it was opened for comes first.
+        self.hub.after(
+            self.hub.limits.coalesce_s,
+            "lists elsewhere",
+            lambda: self._look_there(server, principal, profile),
+        )
+
+    def _look_there(self, server: str, principal: str | None, profile: Raw) -> None:
+        for interest in self.interests:
+            client = interest.client
+            if client.profile == profile and (not principal or client.principal.id == principal):
+                for kind in KINDS_TOLD:
+                    self._compare(self.view(client), self.view(client.featureless), server, kind)
+
+    def _compare(self, view: View, plain: View, server: str, kind: str) -> None:
+        """Tell of a list that is another one in the session that it comes from now."""
+        seen = view.part(server, kind) if view.part(server, kind).loaded else plain.part(server, kind)
+        if view is plain or not seen.loaded:
+            return
+        before = [entry.raw for entry in seen.entries]
+
+        def loaded() -> None:
+            if [entry.raw for entry in view.part(server, kind).entries] != before:
+                self.interests.changed(view.client.principal.id, kind)
+
+        view.load(server, kind, loaded)
 
     def cannot_notify(self, server: str, principal: str | None) -> None:
         if server not in self._polling:
@@ -363,7 +400,7 @@ class Relay:
         self._poll_later(server)
         for view in self._views.values():
             if self.interests.of(view.client.principal.id):
-                for kind in ("tools", "prompts", "resources"):
+                for kind in KINDS_TOLD:
                     self._poll_one(view, server, kind)
 
     def _poll_one(self, view: View, server: str, kind: str) -> None:

@@ -27,8 +27,9 @@ Routed = Callable[[Route | Fault], None]
 
 NAMED: Final = {"tools/call": "tools", "prompts/get": "prompts"}
 BY_URI: Final = ("resources/read",)
+REFERRING: Final = ("completion/complete",)
 # What a session or a stateless client may call that goes to one server.
-ROUTED: Final = (*NAMED, *BY_URI, "completion/complete")
+ROUTED: Final = (*NAMED, *BY_URI, *REFERRING)
 # The members that decide, by method.
 _DECIDING: Final = {
     "tools/call": ("name", "arguments"),
@@ -43,7 +44,10 @@ def thing(method: str, params: Members) -> tuple[str, str]:
     """The kind of what a request is for, and its name or URI; empty where it is for nothing of a kind."""
     if method in NAMED:
         return NAMED[method], values.text_of(params, "name") or ""
-    return ("resources", values.text_of(params, "uri") or "") if method in BY_URI else ("", "")
+    if method in BY_URI:
+        return "resources", values.text_of(params, "uri") or ""
+    told = _reference(params) if method in REFERRING else None
+    return told[1:] if isinstance(told, tuple) else ("", "")
 
 
 class Router:
@@ -111,11 +115,13 @@ class Router:
         client = operation.client
         kind, name = thing(operation.method, operation.params)
         if not kind:
-            return None
+            judged = operation.method in REFERRING and self._judges_references(client, server)
+            told = _reference(operation.params) if judged else None
+            return told if isinstance(told, Fault) else None
         if not self._relay.policy.rules.lets(client.principal, server, kind, name):
             return self._denied(_unknown(kind, operation.shown), client, server, kind, name)
-        judged = self._judged(operation.params, client, server, name) if kind == "tools" else None
-        return judged if isinstance(judged, Fault) else None
+        params = self._judged(operation.params, client, server, name) if kind == "tools" else None
+        return params if isinstance(params, Fault) else None
 
     def _judged(self, params: Members, client: Client, server: str, tool: str) -> Members | Fault:
         """The params of a call, with the arguments written anew where a rule has a say in them."""
@@ -168,7 +174,8 @@ class Router:
                 done(Route(only.name, params))
             else:
                 hidden = view.table(kind).hidden.get(name)
-                fault = self._not_asked(servers, client) or _unknown(kind, name)
+                away = self._not_asked(servers, client) or self._away(view, kind, name)
+                fault = away or _unknown(kind, name)
                 if hidden is not None:
                     reason = view.reason(hidden)
                     fault = self._denied(fault, client, hidden.server, kind, hidden.own, reason)
@@ -182,6 +189,17 @@ class Router:
         """A name may be unknown because the server that has it wants a login first."""
         known = [self._relay.servers[one] for one in servers if one in self._relay.servers]
         return next((fault for one in known if (fault := one.refusal(client)) is not None), None)
+
+    def _away(self, view: View, kind: str, name: str) -> Fault | None:
+        """A prefixed name may be unknown because its server is not there to say what it has."""
+        split = names.split_prefix(name, self._relay.servers)
+        if split is None or self._relay.transparent is not None:
+            return None
+        server = self._relay.servers[split[0]]
+        silent = server.config.enabled and not view.part(server.name, kind).loaded
+        if not silent or self._relay.policy.rules.shuts(view.client.principal, server.name):
+            return None
+        return Fault(FaultKind.UPSTREAM_DOWN, f"server '{server.name}' is not available")
 
     def _to(self, kind: str, entry: Entry, params: Members, client: Client) -> Route | Fault:
         """The route to an entry, under its own name."""

@@ -49,6 +49,10 @@ class HostPort(msgspec.Struct, frozen=True):
     host: str
     port: int | None = None
 
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port is None else f"{host}:{self.port}"
+
 
 class Origin(msgspec.Struct, frozen=True):
     """A parsed `Origin` (RFC 6454 section 6.2). `port` is filled in for http and https."""

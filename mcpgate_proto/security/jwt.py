@@ -141,12 +141,13 @@ def check_claims(
     if claims.get("iss") != issuer.issuer:
         wrong = "iss"
     elif not all(isinstance(one, str) for one in audiences) or not any(one in audience for one in audiences):
-        wrong = "aud"
+        # Ours, not theirs: what the provider has to be told, or `audience` has to say.
+        return _rejected(f"aud names none of: {', '.join(audience)}")
     elif math.isnan(expires):
         wrong = "exp"
     # Both may be left out, but not be nonsense: no NaN is less than anything.
     elif not all(_date(claims.get(name, 0)) <= wall + limits.token_leeway_s for name in ("nbf", "iat")):
-        wrong = "nbf or iat"
+        return _rejected("nbf or iat is in the future by the clock here, or no date")
     elif not isinstance(subject, str) or not 0 < len(subject) <= SUBJECT_CHARS or not subject.isprintable():
         wrong = "sub"
     scopes = _scopes(claims)

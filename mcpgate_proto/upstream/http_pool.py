@@ -8,7 +8,7 @@ Must never: follow a redirect, send a request twice, or know what the bodies mea
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from enum import Enum
 from ipaddress import ip_address
@@ -84,7 +84,7 @@ def base_headers(hub: Hub, origin: Origin) -> list[tuple[str, str]]:
 
 class HttpRequest(msgspec.Struct, frozen=True):
     """What is sent. `pinned`: on a connection of its own, which is not used again. `farewell`: also while the
-    pool stops."""
+    pool stops. `whose`: the principal it is for, if it is for one."""
 
     method: str
     target: str
@@ -92,6 +92,7 @@ class HttpRequest(msgspec.Struct, frozen=True):
     body: bytes = b""
     pinned: bool = False
     farewell: bool = False
+    whose: str = ""
 
 
 class Receiver(Protocol):
@@ -371,20 +372,32 @@ class HttpPool:
         return ticket
 
     def _pump(self) -> None:
-        while self._waiting:
-            ticket = self._waiting[0]
+        while (ticket := self._next()) is not None:
+            self._waiting.remove(ticket)
             if ticket.done:
-                self._waiting.popleft()
                 continue
             if self._idle and not ticket.request.pinned:
-                self._waiting.popleft()
                 self._idle.pop().take(ticket)
-                continue
-            busy = sum(1 for one in self._open if not one.pinned) + len(self._resolving)
-            if not ticket.request.pinned and busy >= self.hub.limits.http_connections_per_server:
-                return
-            self._waiting.popleft()
-            self._resolve(ticket)
+            else:
+                self._resolve(ticket)
+
+    def _next(self) -> Ticket | None:
+        """The first that can go, or is not wanted any more. Calls of one principal that are slow leave some
+        connections to others; and it has no more long-lived streams than calls."""
+        if not self._waiting:
+            return None
+        limits = self.hub.limits
+        busy = sum(1 for one in self._open if not one.pinned) + len(self._resolving)
+        room = bool(self._idle) or busy < limits.http_connections_per_server
+        under_way = [one.ticket.request for one in self._open if one.ticket is not None]
+        under_way += [one.request for one in self._resolving]
+        held = Counter((one.whose, one.pinned) for one in under_way if one.whose)
+        for ticket in self._waiting:
+            asked = ticket.request
+            may = held[asked.whose, asked.pinned] < limits.http_connections_per_principal
+            if ticket.done or (may and (room or asked.pinned)):
+                return ticket
+        return None
 
     def _resolve(self, ticket: Ticket) -> None:
         self._resolving[ticket] = None

@@ -12,9 +12,8 @@ from mcpgate_proto.config import ServerConfig
 from mcpgate_proto.mcp.revisions import LATEST_LEGACY, MODERN, Era
 from mcpgate_proto.relay.exchange import Client
 from mcpgate_proto.security.principal import LOCAL
-from mcpgate_proto.wire import values
 
-__all__ = ["PoolKey", "featureless", "is_personal", "key_for", "principal_of"]
+__all__ = ["PoolKey", "is_personal", "key_for", "principal_of"]
 
 
 class PoolKey(msgspec.Struct, frozen=True):
@@ -59,11 +58,3 @@ def key_for(config: ServerConfig, client: Client | None, era: Era) -> PoolKey:
         return PoolKey(principal, era, b"{}", LATEST_LEGACY, owner)
     revision = client.revision if client.era is Era.LEGACY else LATEST_LEGACY
     return PoolKey(principal, era, bytes(client.profile), revision, owner)
-
-
-def featureless(client: Client) -> Client:
-    """The client as the catalog session knows it: the same principal and era, nothing declared."""
-    if not client.features and client.audience is None:
-        return client
-    none = values.EMPTY
-    return msgspec.structs.replace(client, capabilities=none, profile=none, features=False, audience=None)

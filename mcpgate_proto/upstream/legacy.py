@@ -137,7 +137,8 @@ class LegacySession(UpstreamSession):
         named = method == "initialize" and self.host.doubts(Era.LEGACY)
         headers = (("Mcp-Method", method),) if named else ()
         pinned = method == "tasks/result" and not self.link.single_channel  # answered when the task ends
-        return Outgoing(number, jsonrpc.encode_request(number, method, params), headers, pinned=pinned)
+        message = jsonrpc.encode_request(number, method, params)
+        return Outgoing(number, message, headers, pinned=pinned, whose=self.key.principal or "")
 
     def _raise_level(self, level: str | None) -> None:
         """The server's level is one for the session: the most verbose that any of its clients wants (L14)."""

@@ -29,6 +29,8 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
     pinned: bool = False
     # Headers of the client's own request; a link sends those that its server's `forward_headers` lists.
     forwarded: tuple[tuple[str, str], ...] = ()
+    # The principal whose session it is of; empty where that is everybody's, or nobody's yet.
+    whose: str = ""
 
 
 class Loss(Enum):

@@ -101,7 +101,8 @@ class ModernSession(UpstreamSession):
         headers = mirror.standard_headers(method, params, MODERN)
         if exchange is not None and exchange.operation.plan is not None and method == "tools/call":
             headers.extend(mirror.generate(exchange.operation.plan, params.get("arguments", EMPTY)))
-        return Outgoing(number, message, tuple(headers), pinned=method == LISTEN)
+        pinned, whose = method == LISTEN, self.key.principal or ""
+        return Outgoing(number, message, tuple(headers), pinned=pinned, whose=whose)
 
     def _told(self, operation: Operation) -> Raw:
         """The client's capabilities; with tasks where the gateway deals with them in its place (L22)."""
@@ -180,7 +181,7 @@ class ModernSession(UpstreamSession):
         self.drop(exchange)
 
         def planned() -> None:
-            if exchange.phase is Phase.RUNNING:
+            if exchange.phase is Phase.RUNNING and exchange.let():
                 if self.over:
                     exchange.lost(False)
                 else:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import msgspec
+from msgspec import Raw
 
 from mcpgate_proto.config import ServerConfig
 from mcpgate_proto.hub import Hub
@@ -20,12 +21,13 @@ from mcpgate_proto.relay.exchange import Client, Exchange, Members, Phase
 from mcpgate_proto.relay.ports import ServerFace, ServerListener, ServerStatus
 from mcpgate_proto.timers import Timer
 from mcpgate_proto.upstream.asked_login import log_in
+from mcpgate_proto.upstream.choosing import dispensable, fits, main_of, own_of, rivals_of
 from mcpgate_proto.upstream.credentials import Credentials
 from mcpgate_proto.upstream.desk import Desk
 from mcpgate_proto.upstream.eras import after_refusal, era_for
 from mcpgate_proto.upstream.fetch import Fetcher
 from mcpgate_proto.upstream.homes import home, leaves_room
-from mcpgate_proto.upstream.keys import PoolKey, featureless, is_personal, key_for, principal_of
+from mcpgate_proto.upstream.keys import PoolKey, is_personal, key_for, principal_of
 from mcpgate_proto.upstream.legacy import LegacySession
 from mcpgate_proto.upstream.link import Link
 from mcpgate_proto.upstream.links import LinkMaker
@@ -220,9 +222,15 @@ class UpstreamServer:
             self._waiting.add(waiter, wait_s)
 
     def _acquire_own(self, client: Client, got: Got) -> None:
-        """For a request of the gateway's own."""
-        waiter = Waiter(featureless(client), False, got, lambda: True, own=True)
-        self._acquire(waiter, self.hub.limits.startup_wait_s)
+        """For a request of the gateway's own: in the session of the client's calls, if there is one."""
+        its = self._own(client)
+        if its is None or self._credentials.blocks(its.key.principal) is not None:
+            strict = client.era is Era.LEGACY or client.features
+            waiter = Waiter(client.featureless, False, got, lambda: True, own=True, strict=strict)
+            self._acquire(waiter, self.hub.limits.startup_wait_s)
+        else:
+            its.take(client.featureless, False)
+            got(its)
 
     def _why_not(self, waiter: Waiter) -> Fault:
         principal = principal_of(self.config, waiter.client)
@@ -254,13 +262,13 @@ class UpstreamServer:
             return False
         key = key_for(self.config, client, era)
         starting = False
-        main = self._main(key) if waiter.own else None
+        main = main_of(self.sessions, key) if waiter.own and not waiter.strict else None
         if main is not None:
             main.take(client, False)
             waiter.got(main)
             return True
         for session in self.sessions:
-            if session.over or not self._fits(session, key):
+            if session.over or not fits(session, key):
                 continue
             if not session.ready:
                 starting = True
@@ -274,38 +282,19 @@ class UpstreamServer:
         if self._supervisor.circuit_open:
             waiter.got(self._down())
             return True
-        if not self._supervisor.waiting and (self._has_room() or self._evict()):
-            self._open(key)
+        if not self._supervisor.waiting:
+            rivals = rivals_of(self.hub, self.sessions, key)
+            idle = dispensable(rivals)
+            if idle is not None:
+                idle.end(EVICTED, None)
+            if idle is not None or not rivals:
+                self._open(key)
         return False
 
     def _wait_for_login(self, waiter: Waiter) -> None:
         """People need time; but who asks for lists only should not wait for them if there are others."""
         if not waiter.own or self.hub.config.transparent:
             self._waiting.extend(waiter, self.hub.limits.login_wait_s)
-
-    def _has_room(self) -> bool:
-        """For one session more; each server may have one, however many the others have."""
-        limits = self.hub.limits
-        room = self.hub.upstream_sessions < limits.upstream_sessions or not self.sessions
-        return room and len(self.sessions) < limits.upstream_sessions_per_server
-
-    def _main(self, key: PoolKey) -> Session | None:
-        """The one session in which the calls of a principal are made, where there is just one: many servers
-        keep state in their process, and a list from another process would not show it. For the gateway's own
-        requests only: a call of a client without features must not meet a server that was told of another
-        client's (L0.2)."""
-        if key.profile != b"{}" or key.era is not Era.LEGACY or key.principal is None:
-            return None
-        found = [
-            one
-            for one in self.sessions
-            if one.ready
-            and one.key.profile != b"{}"
-            and one.key.era is key.era
-            and one.key.principal == key.principal
-            and one.key.owner == key.owner
-        ]
-        return found[0] if len(found) == 1 else None
 
     def _claim(self, session: Session, key: PoolKey) -> None:
         """A session that served nobody yet takes up what its new owner watches."""
@@ -316,31 +305,13 @@ class UpstreamServer:
     def _rewatch(self, session: UpstreamSession) -> None:
         """B7: a new session is subscribed to what the lost one was, or what another one was until now: each
         update is told once."""
-        if session.key.profile == b"{}" or self._main(session.key.plain) is session:
+        if session.key == session.key.plain or main_of(self.sessions, session.key.plain) is session:
             for uri in self._watches.of(session.key.principal, session.era):
                 session.watch(uri, lambda fault: None)
                 for other in list(self.sessions):
                     same = other.era is session.era and other.key.principal == session.key.principal
                     if same and other is not session and other.ready:
                         other.unwatch(uri)
-
-    def _fits(self, session: Session, key: PoolKey) -> bool:
-        mine = session.key
-        if mine == key:
-            return True
-        # Started before anybody asked: the first principal that needs it makes it its own.
-        return (
-            mine.principal is None
-            and not (session.ready and session.busy)
-            and msgspec.structs.replace(mine, principal=key.principal, owner=key.owner) == key
-        )
-
-    def _evict(self) -> bool:
-        for session in self.sessions:
-            if session.can_go and session.ready and not session.watches:
-                session.end(EVICTED, None)
-                return True
-        return False
 
     # -- relay.ports.Server
 
@@ -350,17 +321,28 @@ class UpstreamServer:
         def got(session: Session | Fault) -> None:
             if isinstance(session, Fault):
                 exchange.fail(session)
-            elif exchange.phase is not Phase.DONE:
+            elif exchange.let() if again else exchange.phase is not Phase.DONE:
                 exchange.bind(session)
             elif operation.interactive:
                 session.untake()
 
+        # It is sent once more, while rules change; a task is there whatever they say, and is followed.
+        again = exchange.target is not None and operation.task is None
         if operation.session:
             got(home(self.sessions, operation.client, operation.session))
             return
         wanted = lambda: exchange.phase is not Phase.DONE  # noqa: E731
         waiter = Waiter(operation.client, operation.interactive, got, wanted, rest=exchange.rest)
         self._acquire(waiter, self.hub.limits.lease_wait_s)
+
+    def _own(self, client: Client) -> Session | None:
+        era = era_for(self.eras, client.era)
+        if era is None or not client.features:
+            return None
+        return own_of(self.sessions, key_for(self.config, client, era))
+
+    def has_own(self, client: Client) -> bool:
+        return self._own(client) is not None
 
     def prepare(self, client: Client, done: Callable[[ServerFace | Fault], None]) -> None:
         def got(session: Session | Fault) -> None:
@@ -395,12 +377,12 @@ class UpstreamServer:
         era = era_for(self.eras, client.era)
         if era is None:
             return None
-        key = key_for(self.config, featureless(client), era)
-        main = self._main(key)
+        key = key_for(self.config, client.featureless, era)
+        main = self._own(client) or main_of(self.sessions, key)
         if main is not None:
             return main
         for session in self.sessions:
-            if session.ready and self._fits(session, key):
+            if session.ready and fits(session, key):
                 return session
         return None
 
@@ -419,7 +401,8 @@ class UpstreamServer:
             self._watches.add(principal, era, uri)
             session.watch(uri, watched)
 
-        self._acquire_own(client, got)
+        waiter = Waiter(client.featureless, False, got, lambda: True, own=True)
+        self._acquire(waiter, self.hub.limits.startup_wait_s)
 
     def unwatch(self, client: Client, uri: str) -> None:
         era = era_for(self.eras, client.era)
@@ -467,6 +450,8 @@ class UpstreamServer:
         self._rewatch(session)
         self._waiting.pump()
         self.listener.server_up(self.name, session.key.principal)
+        if session.key != session.key.plain:
+            self.listener.lists_elsewhere(self.name, session.key.principal, Raw(session.key.profile))
 
     def session_freed(self, session: UpstreamSession) -> None:
         self._waiting.pump()

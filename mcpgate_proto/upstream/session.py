@@ -190,6 +190,10 @@ class UpstreamSession:
         if number is not None:
             self.link.throttle(number, on)
 
+    def unsent(self, exchange: Exchange) -> bool:
+        number = self._ids.get(exchange)
+        return number is not None and self.link.unsent(number)
+
     def link_pressed(self, high: bool) -> None:
         """The server takes less than it is sent: hold those who feed it, and nobody else."""
         for exchange in list(self.calls.values()) if high else list(self._slow):

@@ -325,17 +325,24 @@ class HttpLink:
             headers.append(("Mcp-Session-Id", self.session))
         return headers
 
-    def _post(self, post: Post, message: bytes, extra: tuple[tuple[str, str], ...], pinned: bool) -> None:
+    def _post(
+        self,
+        post: Post,
+        message: bytes,
+        extra: tuple[tuple[str, str], ...],
+        pinned: bool = False,
+        whose: str = "",
+    ) -> None:
         headers = self._headers(extra, f"{JSON}, {EVENTS}")
         headers.append(("Content-Type", JSON))
-        request = HttpRequest("POST", self._target, headers, message, pinned)
+        request = HttpRequest("POST", self._target, headers, message, pinned, whose=whose)
         post.ticket = self._pool.send(post, request)
 
     def request(self, outgoing: Outgoing) -> None:
         post = Post(self, outgoing.id)
         self._posts[outgoing.id] = post
         headers = (*outgoing.headers, *pick(outgoing.forwarded, self._forwarding))
-        self._post(post, outgoing.message, headers, outgoing.pinned)
+        self._post(post, outgoing.message, headers, outgoing.pinned, outgoing.whose)
 
     def notify(self, message: bytes) -> None:
         self._tell(message, None)
@@ -346,7 +353,7 @@ class HttpLink:
     def _tell(self, message: bytes, done: Callable[[], None] | None) -> None:
         post = Post(self, None, done)
         self._others[post] = None
-        self._post(post, message, (), False)
+        self._post(post, message, ())
         post.expire(self.hub.limits.notify_timeout_s)
 
     def reply(self, message: bytes, origin: int | None) -> None:

@@ -32,6 +32,8 @@ class Waiter(msgspec.Struct, eq=False):
     wanted: Callable[[], bool]
     # For a request of the gateway's own, not a client's call.
     own: bool = False
+    # Not in a session that was told of features: the calls of its client are not made there.
+    strict: bool = False
     timer: Timer | None = None
     # More time than usual, given once; `rest` stops the clock of its call for as long.
     more_s: float = 0.0

@@ -76,6 +76,12 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     method: str
     params: dict[str, Raw]
 
+    @property
+    def weight(self) -> int:
+        """About how many bytes it keeps in memory."""
+        size = len(self.id) if isinstance(self.id, str) else 0
+        return size + sum(len(name) + len(raw) for name, raw in self.params.items())
+
 
 class Notification(msgspec.Struct, frozen=True, gc=False):
     """A message without an id: never answered, not even with an error (A3). Absent params are `{}`."""
@@ -227,7 +233,8 @@ def _decode_batch(data: bytes, limits: Limits, allow_batch: bool) -> list[Messag
         return [Malformed(INVALID_REQUEST, "the batch is empty")]
     if len(parts) > limits.batch_messages:
         return [Malformed(INVALID_REQUEST, f"a batch may hold {limits.batch_messages} messages")]
-    return [_plain_message(part) or _odd_message(bytes(part)) for part in parts]
+    # Each by itself: one that is kept must not keep the others.
+    return [_plain_message(part) or _odd_message(part) for part in map(bytes, parts)]
 
 
 def _scan(data: bytes, limits: Limits) -> Malformed | None:

@@ -181,6 +181,12 @@ def test_reading(read: Any, code: int, data: Any, method: str, kind: FaultKind) 
         assert fault.uri == URI
 
 
+def test_the_part_of_a_capability_that_is_missing_is_named() -> None:
+    """A client that shows forms did declare elicitation."""
+    told = missing_capability(raw({"elicitation": {"url": {}}, "sampling": {}})).message
+    assert told.endswith("that is needed: elicitation.url, sampling")
+
+
 def test_missing_capability_means_the_same_from_either_era_when_it_is_whole() -> None:
     data = raw({"requiredCapabilities": {"roots": {}}})
     for read in (from_modern_error, from_legacy_error):

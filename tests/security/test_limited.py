@@ -371,6 +371,21 @@ def test_a_flood_from_a_denied_network_is_one_record() -> None:
     assert len(scene.world.logged("address_refused")) == 1
 
 
+def test_the_record_of_a_refused_host_or_origin_names_it() -> None:
+    """Most often it is a proxy or a setting, and nothing else tells the operator which name to allow."""
+    scene = scene_of()
+    for host in ("gw.example:9841", "gw.example:9842", "[2001:db8::1]:80"):
+        ask(scene, call_of().replace(HOST.encode(), host.encode()))
+    ask(scene, call_of().replace(b"Host:", b"Origin: https://app.example\r\nHost:"))
+    told = scene.world.logged("door_refused")
+    assert [(one.get("host"), one.get("origin")) for one in told] == [
+        ("gw.example:9841", None),  # the next two are the same to the log: a caller cannot fill it
+        (HOST, "https://app.example:443"),
+    ]
+    assert {one["listener"] for one in told} == {"http"} and all(one["address"] for one in told)
+    assert count(scene, "door_refused") == 4
+
+
 def forwarded(value: str) -> bytes:
     return call_of().replace(b"Host:", f"X-Forwarded-For: {value}\r\nHost:".encode())
 

@@ -102,6 +102,15 @@ def test_a_reload_moves_the_endpoints() -> None:
     assert not raw.ended and not raw.responses
 
 
+def test_an_endpoint_that_has_moved_while_the_body_of_a_request_came() -> None:
+    scene = scene_of()
+    slow = Raw(scene).send(f"GET /metrics HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 5\r\n\r\nab".encode())
+    scene.world.feed(
+        "reload", msgspec.structs.replace(scene.config, monitor=MonitorConfig(metrics_path="/m"))
+    )
+    assert slow.send(b"cde").statuses == [404]
+
+
 def test_the_mcp_endpoint_stays_the_one_that_is_upgraded() -> None:
     scene = scene_of()
     assert ws_open(scene).frames == [] and not ws_open(scene).ended

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from fuzz.sim.clients import Call, Client
-from fuzz.sim.scene import Scene
+from fuzz.sim.scene import FAST, Scene
 from fuzz.sim.talk import Job, Message
 from mcpgate_proto.config import RuleConfig
 from tests.security.scenes import (
@@ -117,6 +117,98 @@ def test_a_call_that_waits_for_its_server_is_judged_by_the_rules_of_now(who: str
     assert scene.done(secret).code == -32602
     assert scene.done(run).result["isError"]
     assert asked(scene) == []
+
+
+@pytest.mark.parametrize("who", ALL_CLIENTS)
+@pytest.mark.parametrize(
+    "ref",
+    [{"type": "ref/prompt", "name": "secret"}, {"type": "ref/resource", "uri": "res://secret"}],
+    ids=["prompt", "resource"],
+)
+def test_a_completion_that_waits_for_its_server_is_judged_by_the_rules_of_now(who: str, ref: Message) -> None:
+    scene = stock(up({"a": ("stdio", DUAL)}))
+    client = clients(scene)[who]
+    listed(scene, client)
+    scene["a"].delays = {"initialize": 5.0, "server/discover": 5.0}
+    scene["a"].crash()
+    scene.run(0.5)
+    for one in ({"type": "ref/resource", "uri": "res://open"}, ref):
+        # The first waits for the lists, and so does what comes later no more.
+        call = client.request("completion/complete", {"ref": one, "argument": {"name": "x", "value": ""}})
+    scene.run(0.5)
+    assert not call.over
+    reload(scene, NO_SECRETS)
+    assert scene.done(call).code in (-32602, -32002)
+    scene.run(10.0)
+    assert "secret" not in str(asked(scene))
+
+
+@pytest.mark.parametrize("who", ALL_CLIENTS)
+def test_a_call_that_is_sent_again_is_judged_by_the_rules_of_now(who: str) -> None:
+    """D10: its server had forgotten the session, and has just been asked for another one."""
+    scene = stock(up({"a": ("http", LEGACY)}))
+    client = clients(scene)[who]
+    scene.done(client.tool("secret"))
+    scene.run(2.0)
+    scene["a"].forgets, scene["a"].delays = {"tools/call": None}, {"initialize": 5.0}
+    call = client.tool("secret")
+    scene.run(1.0)
+    scene["a"].forgets = {}
+    assert not call.over
+    reload(scene, NO_SECRETS)
+    assert scene.done(call).code == -32602
+    assert len(scene["a"].calls) == 1
+
+
+def test_a_call_with_other_headers_is_judged_by_the_rules_of_now() -> None:
+    """D5: its server wants headers that the list tells of, which is read once more."""
+    scene = stock(up({"a": ("http", MODERN)}))
+    odd = {"code": -32020, "message": "other headers"}
+    scene["a"].scripts["secret"] = lambda job: job.finish({"jsonrpc": "2.0", "id": job.id, "error": odd})
+    client = scene.modern()
+    listed(scene, client)
+    scene["a"].delays = {"tools/list": 2.0}
+    call = client.tool("secret")
+    scene.run(1.0)
+    assert not call.over and len(scene["a"].calls) == 1
+    reload(scene, NO_SECRETS)
+    assert scene.done(call).code == -32602
+    assert len(scene["a"].calls) == 1
+
+
+@ERAS
+def test_a_call_that_waits_for_a_connection_is_judged_by_the_rules_of_now(eras: tuple[str, ...]) -> None:
+    limits = msgspec.structs.replace(FAST, http_connections_per_server=1)
+    scene = stock(up({"a": ("http", eras)}, limits=limits))
+    client = scene.modern()
+    listed(scene, client)
+    first = client.tool("echo", after=3.0)
+    call = client.tool("secret")
+    scene.run(1.0)
+    assert not call.over and len(scene["a"].calls) == 1
+    reload(scene, NO_SECRETS)
+    assert scene.done(call).code == -32602
+    assert scene.done(first).code is None and len(scene["a"].calls) == 1
+
+
+@ERAS
+def test_what_is_being_subscribed_to_is_judged_by_the_rules_of_now(eras: tuple[str, ...]) -> None:
+    scene = stock(up({"a": ("stdio", eras)}))
+    legacy, modern = scene.legacy(), scene.modern()
+    listed(scene, legacy), listed(scene, modern)
+    scene["a"].delays = {"resources/subscribe": 2.0, "subscriptions/listen": 2.0}
+    call = legacy.request("resources/subscribe", {"uri": "res://secret"})
+    wanted = {"resourceSubscriptions": ["res://secret", "res://open"]}
+    heard = modern.request("subscriptions/listen", {"notifications": wanted})
+    scene.run(0.5)
+    assert not call.over and not heard.notes
+    reload(scene, NO_SECRETS)
+    assert scene.done(call).code == -32002
+    scene.until(lambda: heard.notes, 20)
+    assert "res://open" in str(heard.notes) and "secret" not in str(heard.notes)
+    scene.run(10.0)
+    if eras == LEGACY:
+        assert all("res://secret" not in talk.watched for talk in scene["a"].talks if not talk.over)
 
 
 def ask(job: Job) -> None:

@@ -216,3 +216,16 @@ def test_deleting_a_session_cancels_its_calls() -> None:
         assert stopped(scene[name], call) == ["closed" if name == "modern-http" else "notification"], name
         assert call.over, "the response has to end"
     assert scene.at_rest() == []
+
+
+@pytest.mark.parametrize("kind", CLIENTS)
+def test_a_stop_answers_the_calls_that_take_longer_than_the_grace_time(kind: str) -> None:
+    """A connection that just ends is a "bad gateway" to the proxy in front, and tells the client nothing."""
+    scene = everyone()
+    calls = busy(scene, of(scene, kind))
+    scene.world.feed("shutdown", 1.0)
+    scene.until(lambda: scene.world.stopped, 30, "the end")
+    for name, call in calls.items():
+        assert call.answer is not None, name
+        assert "the call may have been carried out" in call.answer["error"]["message"], name
+        assert len(stopped(scene[name], call)) == 1, name

@@ -159,6 +159,37 @@ def test_missing_answers_are_asked_for_again_and_the_others_kept() -> None:
     assert sorted(scene.done(last).result["structuredContent"]["told"]) == ["a", "b", "c"]
 
 
+def test_what_is_kept_for_missing_answers_is_bounded() -> None:
+    """A refused retry changes nothing: its state stays good."""
+    scene = one(calls_bytes=300_000, unread_free_bytes=1000)
+    scene.only.script("quiz", quiz(3))
+    client, call, asked = parked(scene, "quiz")
+    first, second, third = asked
+    again = client.retry(call, {first: accept("a" * 150_000)})
+    scene.until(lambda: again.over, 10)
+    refused = scene.done(client.retry(again, {second: accept("b" * 150_000)}))
+    assert refused.error["code"] == -32603 and refused.error["message"].startswith("too much")
+    shorter = client.retry(again, {first: accept("a"), second: accept("b" * 150_000)})
+    scene.until(lambda: shorter.over, 10)
+    done = scene.done(client.retry(shorter, {third: accept("c")}))
+    assert [len(told) for told in done.result["structuredContent"]["told"]] == [1, 150_000, 1]
+
+
+def test_outcomes_that_nobody_fetches_are_bounded() -> None:
+    def act(job: Job) -> None:
+        job.ask("elicitation/create", question("?"))
+        job.later(1.0, lambda: job.say(told=["x" * 150_000]))
+
+    scene = one("http", calls_bytes=440_000, unread_free_bytes=1000)
+    scene.only.script("hasty", act)
+    for _ in range(2):  # nothing of it is left
+        waiting = [parked(scene, "hasty") for _ in range(3)]
+        scene.run(5.0)
+        retries = [client.retry(call, {key: accept("") for key in asked}) for client, call, asked in waiting]
+        scene.done(*retries)
+        assert [retry.code for retry in retries] == [None, None, -32603]
+
+
 def test_a_state_is_used_up_also_by_a_retry_with_missing_answers() -> None:
     """L1.6."""
     scene = one()
@@ -479,6 +510,19 @@ def test_parked_calls_are_bounded_per_principal() -> None:
     for mine, call, asked in kept:
         done = scene.done(mine.retry(call, {key: accept("a") for key in asked}))
         assert done.result["structuredContent"]["told"] == ["a"]
+
+
+def test_no_principal_has_every_place_where_parked_calls_hold_a_session() -> None:
+    scene = Scene({"one": ("stdio", LEGACY)}, listeners=("http", "unix"))
+    scene.only.script("doubt", lambda job: job.ask("elicitation/create", question("?"), lambda _: job.say()))
+    scene.start()
+    scene.run(1.0)
+    greedy = [parked(scene, "doubt") for _ in range(6)]
+    other = scene.modern_pipe(listener="unix", capabilities=FORM)
+    assert scene.done(other.tool("doubt")).code is None
+    retries = [client.retry(call, {key: accept("") for key in asked}) for client, call, asked in greedy]
+    scene.done(*retries)
+    assert [one.code for one in retries] == [-32602] * 3 + [None] * 3
 
 
 @pytest.mark.parametrize("method", ["prompts/get", "resources/read"])

@@ -107,6 +107,8 @@ class Back:
     exclusive = False
 
     def throttle(self, exchange: Exchange, on: bool) -> None: ...
+    def unsent(self, exchange: Exchange) -> bool:
+        return False
 
 
 def hub_of() -> Hub:

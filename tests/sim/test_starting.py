@@ -10,6 +10,7 @@ import pytest
 
 from fuzz.sim.clients import FORM, Call
 from fuzz.sim.scene import FAST, Scene
+from mcpgate_proto.config import Names, RuleConfig
 from mcpgate_proto.effects import Spawn
 from mcpgate_proto.limits import Limits
 
@@ -318,3 +319,27 @@ def test_a_launcher_starts_once_for_one_era(eras: tuple[str, ...]) -> None:
     assert len(scene.net.spawned) <= 2
     if eras != DUAL:
         assert sum(process.alive for process in scene.only.processes) == 1
+
+
+@pytest.mark.parametrize("kind", ["legacy", "modern"])
+def test_a_name_of_a_server_that_is_not_there_is_not_called_unknown(kind: str) -> None:
+    """What it has nobody knows yet: the caller is told which server it is, not that there is no such tool."""
+    scene = Scene({"sick": ("stdio", DUAL), "well": ("stdio", DUAL)}, limits=FAST)
+    scene["sick"].cannot_start = "no such file"
+    client = getattr(up(scene), kind)()
+    for method, name in (("tools/call", "sick__echo"), ("prompts/get", "sick__hello")):
+        call = scene.done(client.request(method, {"name": name, "arguments": {}}))
+        assert (call.code, call.error["message"]) == (-32603, "server 'sick' is not available")
+        assert call.error["data"]["reason"] == "upstream_down"
+    for name in ("well__nothing", "nobody__echo", "echo"):
+        call = scene.done(client.request("tools/call", {"name": name, "arguments": {}}))
+        assert (call.code, call.error["message"]) == (-32602, f"unknown tool: {name}")
+
+
+def test_a_server_that_is_not_there_and_not_for_the_caller_is_unknown() -> None:
+    none = Names(allow=())
+    rule = RuleConfig(servers=("sick",), tools=none, prompts=none, resources=none)
+    scene = Scene({"sick": ("stdio", DUAL), "well": ("stdio", DUAL)}, limits=FAST, rules=(rule,))
+    scene["sick"].cannot_start = "no such file"
+    call = scene.done(up(scene).modern().request("tools/call", {"name": "sick__echo", "arguments": {}}))
+    assert call.error["message"] == "unknown tool: sick__echo"

@@ -194,6 +194,24 @@ def test_a_task_subscription_is_taken_up_again(transport: str) -> None:
     assert scene.at_rest() == []
 
 
+def test_streams_to_a_server_are_capped_per_principal() -> None:
+    """What has no place is not honoured; who comes later finds what others have left."""
+    limits = msgspec.structs.replace(FAST, http_connections_per_principal=4)
+    scene, server = one("http", limits=limits)
+    client = modern(scene, WITH_TASKS)
+    id = call(scene, client, "task").result["taskId"]
+    streams = [listening(scene, client, id) for _ in range(6)]
+    scene.run(10.0)
+    agreed = [heard(one, "notifications/subscriptions/acknowledged")[0]["notifications"] for one in streams]
+    assert agreed == [{"taskIds": [id]}] * 4 + [{}] * 2
+    assert sum(len(talk.listens) for talk in server.talks if not talk.over) == 5, "with the gateway's own"
+    client.cancel(streams[0])
+    scene.run(1.0)
+    later = listening(scene, client, id)
+    scene.run(1.0)
+    assert heard(later, "notifications/subscriptions/acknowledged")[0]["notifications"] == {"taskIds": [id]}
+
+
 def test_a_server_that_says_nothing_does_not_withhold_the_acknowledgement() -> None:
     scene, server = one("http")
     client = modern(scene, WITH_TASKS)

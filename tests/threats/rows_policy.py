@@ -33,11 +33,16 @@ CAPS = tuple(
         "questions_of_one_call",
         "requests_of_one_session",
         "rounds_of_one_call",
+        "servers_connections_of_one_principal",
         "servers_sessions",
+        "servers_sessions_of_one_principal",
         "sessions_in_all",
+        "sessions_of_all_servers",
         "sessions_of_one_principal",
         "subscriptions",
         "what_a_session_can_replay",
+        "what_calls_keep",
+        "what_calls_keep_that_wait_for_a_list",
     )
 )
 POLICY_ROWS = [

@@ -84,6 +84,39 @@ def test_t0_17_calls_in_all() -> None:
     assert sum("result" in (call.answer or {}) for call in calls) == 4
 
 
+@pytest.mark.parametrize("eras", [LEGACY, MODERN_ERA], ids=["legacy", "modern"])
+@pytest.mark.parametrize("kind", ["legacy", "modern", "legacy_pipe"])
+def test_t0_17_what_calls_keep(eras: tuple[str, ...], kind: str) -> None:
+    """However long a server works on them, large requests are kept up to a bound; small ones always pass, and
+    nobody takes all of it."""
+    scene = capped(eras, calls_bytes=400_000, unread_free_bytes=8_000)
+    other = scene.legacy() if kind == "legacy_pipe" else scene.legacy_pipe()
+    clients = [getattr(scene, kind)() for _ in range(5)]
+    for _ in range(2):  # nothing of it is left
+        calls = [client.tool("echo", after=5.0, pad="x" * 90_000) for client in clients]
+        small = clients[4].tool("echo", after=5.0, pad="x" * 1000)
+        scene.run(1.0)
+        refused = [call for call in calls if call.over]
+        assert len(refused) == 2 and all(overloaded(call) for call in refused)
+        assert scene.done(other.tool("echo", pad="x" * 90_000)).took < 1.0
+        scene.done(small, *calls)
+        assert small.code is None and sum(call.code is None for call in calls) == 3
+
+
+@pytest.mark.parametrize("kind", ["legacy", "modern"])
+def test_t0_17_what_calls_keep_that_wait_for_a_list(kind: str) -> None:
+    limits = msgspec.structs.replace(FAST, calls_bytes=400_000, unread_free_bytes=8_000)
+    scene = scene_of(LEGACY, limits=limits)
+    scene.only.delays = {"tools/list": 2.0}
+    clients = [getattr(scene, kind)() for _ in range(5)]
+    calls = [client.tool("echo", pad="x" * 90_000) for client in clients]
+    scene.run(0.5)
+    assert [call.over for call in calls] == [False] * 3 + [True] * 2
+    assert all(overloaded(call) for call in calls[3:])
+    scene.done(*calls)
+    assert [call.code for call in calls[:3]] == [None] * 3
+
+
 @pytest.mark.parametrize("kind", ["session", "pipe"])
 def test_t0_17_requests_of_one_session(kind: str) -> None:
     scene = capped(LEGACY, calls_per_session=4)
@@ -257,3 +290,51 @@ def test_t0_17_servers_sessions() -> None:
     scene.run(60.0)
     assert len([process for process in scene.only.processes if process.alive]) == len(scene.only.calls) == 3
     assert [call.code for call in calls if call.over] == [-32603] * 3
+
+
+def test_t0_17_sessions_of_all_servers() -> None:
+    """They are capped together, but each server has one: none is left without because of the others."""
+    limits = msgspec.structs.replace(FAST, upstream_sessions=3, upstream_idle_s=20.0)
+    names = [f"s{number}" for number in range(5)]
+    scene = Scene(dict.fromkeys(names, ("stdio", LEGACY)), limits=limits, listeners=("http",)).start()
+
+    def alive() -> int:
+        return sum(process.alive for name in names for process in scene.servers[name].processes)
+
+    scene.run(60.0)
+    assert alive() == 0, "they were idle"
+    for name in names:
+        assert scene.done(scene.legacy().tool(f"{name}__echo")).code is None
+    # The first takes the place of the idle session; the second finds none.
+    for _ in range(2):
+        scene.legacy(capabilities={"elicitation": {}}).tool("s0__echo", after=15.0)
+    scene.run(5.0)
+    assert alive() == 5 and len(scene.servers["s0"].calls) == 1 + 1
+
+
+@pytest.mark.parametrize("eras", [LEGACY, MODERN_ERA], ids=["legacy", "modern"])
+def test_t0_17_servers_connections_of_one_principal(eras: tuple[str, ...]) -> None:
+    """However many calls one principal has with a slow server, others find a connection at once."""
+    limits = msgspec.structs.replace(FAST, http_connections_per_principal=4)
+    scene = scene_of(eras, "http", listeners=("http", "stdio"), limits=limits)
+    scene.run(1.0)
+    calls = [scene.modern().tool("echo", after=8.0) for _ in range(6)]
+    scene.run(2.0)
+    assert len(scene.only.calls) == 4
+    other = scene.legacy_pipe(listener="stdio")
+    assert scene.done(other.tool("echo")).took < 1.0
+    scene.done(*calls)
+    assert [call.code for call in calls] == [None] * 6
+
+
+def test_t0_17_servers_sessions_of_one_principal() -> None:
+    """However many calls of one principal each need a session of their own, others find one at once."""
+    scene = capped(LEGACY, upstream_sessions_per_principal=3)
+    clients = [scene.modern(capabilities={"elicitation": {}}) for _ in range(6)]
+    calls = [client.tool("echo", after=12.0) for client in clients]
+    scene.run(5.0)
+    assert len(scene.only.calls) == 3
+    other = scene.legacy_pipe(listener="stdio", capabilities={"elicitation": {}})
+    assert scene.done(other.tool("echo")).took < 1.0
+    scene.done(*calls)
+    assert [call.code for call in calls] == [None] * 6
