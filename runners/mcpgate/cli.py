@@ -32,6 +32,7 @@ from mcpgate.cli_parts import (
     root_option,
     runner_option,
     settings_of,
+    step_down,
 )
 
 if TYPE_CHECKING:
@@ -356,7 +357,9 @@ def _either(config: Path | None, url: str | None, headers: tuple[str, ...]) -> G
         raise fail("both -c and --url are given", "name one place to look")
     if url:
         return _remote(url, _headers(headers), None, "auto")
-    return settings_of(config).gateway
+    settings = settings_of(config)
+    step_down(settings)
+    return settings.gateway
 
 
 def _connected(config: GatewayConfig, work: Callable[[Any], Any]) -> Any:
@@ -379,12 +382,15 @@ def _connected(config: GatewayConfig, work: Callable[[Any], Any]) -> Any:
 @click.option("--json", "as_json", is_flag=True, help="The whole definitions, as JSON.")
 def tools(config: Path | None, url: str | None, headers: tuple[str, ...], as_json: bool) -> int:
     """List the tools that a client would see."""
-    from mcpgate.client import all_tools
+    from mcpgate.client import absent, all_tools
 
-    found = _connected(_either(config, url, headers), lambda faces: [tool for tool, _ in all_tools(faces)])
+    config_of = _either(config, url, headers)
+    found, missing = _connected(config_of, lambda faces: (all_tools(faces), absent(faces)))
     from mcpgate import show
 
-    show.tools(found, as_json)
+    show.tools([tool for tool, _ in found], as_json)
+    for name, state in missing:
+        click.echo(f"mcpgate: warning: server '{name}' is {state}; its tools are not listed", err=True)
     return 0
 
 

@@ -1,11 +1,12 @@
 """What the commands share: how errors are told, and the options that several of them have.
 
-Owns: `fail` and the exceptions behind it, `settings_of` a config, the common options.
+Owns: `fail` and the exceptions behind it, `settings_of` a config, `step_down` from root, the common options.
 Must never: hold a command; import what one command alone needs.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ __all__ = [
     "root_option",
     "runner_option",
     "settings_of",
+    "step_down",
 ]
 
 EXIT_FAILURE = 1
@@ -185,3 +187,15 @@ era_option = click.option(
     show_default=True,
     help="What the server speaks: found out, up to 2025-11-25, or 2026-07-28.",
 )
+
+
+def step_down(settings: Settings) -> None:
+    """Where root runs a command that starts servers: be `[gateway] user` first, as the gateway is."""
+    from mcpgate.privileges import PrivilegeError, become
+
+    account = settings.processes.account
+    if account is not None and os.geteuid() == 0:
+        try:
+            become(account)
+        except PrivilegeError as error:
+            raise fail(str(error), code=EXIT_FAILURE) from None

@@ -20,7 +20,7 @@ from mcpgate import __version__
 from mcpgate_proto.config import GatewayConfig, ListenConfig
 from mcpgate_proto.effects import Address, Record
 
-__all__ = ["CallError", "Face", "all_tools", "beside", "connected", "find_tool"]
+__all__ = ["CallError", "Face", "absent", "all_tools", "beside", "connected", "find_tool"]
 
 LEGACY = "2025-11-25"
 MODERN = "2026-07-28"
@@ -115,6 +115,13 @@ def require_servers(faces: list[Face]) -> None:
     if states and "connected" not in states.values():
         told = ", ".join(f"{name} is {state}" for name, state in states.items())
         raise ConnectionError(f"no server answers: {told}")
+
+
+def absent(faces: list[Face]) -> list[tuple[str, str]]:
+    """The servers whose tools cannot be among those that are shown, each with its state."""
+    servers = faces[0].request("gateway/list_servers", {}).get("servers", [])
+    states = [(str(one["name"]), str(one["state"])) for one in servers if one["enabled"]]
+    return [(name, state) for name, state in states if state in ("down", "connecting")]
 
 
 def all_tools(faces: list[Face]) -> list[tuple[dict[str, Any], Face]]:

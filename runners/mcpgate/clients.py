@@ -76,6 +76,9 @@ def _server(name: str, path: str, entry: dict[str, Any], root: Table, problems: 
             _report_inline(entry[key], f"{path}.{key}", root, problems)
         if entry.get(key) is not None:
             server[key] = _expanded(entry[key], f"{path}.{key}", root, problems)
+    if entry.get("envFile") is not None:
+        mend = "write its variables in env, as ${env:NAME} or ${file:/path}"
+        problems.warn(f"{path}.envFile", "is not read here: the server lacks its variables", mend)
     kind = entry.get("type", entry.get("transport"))
     if kind is None:
         server["transport"] = "http" if "url" in entry and "command" not in entry else "stdio"

@@ -88,7 +88,10 @@ def _decoded(path: Path, data: bytes, problems: Problems) -> Any:
             return msgspec.json.decode(text)
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        problems.error("", f"is not TOML: {error}", "correct the line; texts need quotes")
+        mend = "correct the line; texts need quotes"
+        if "overwrite" in str(error) or "twice" in str(error):
+            mend = "a key stands there twice, or a list of tables without its two brackets: [[server]]"
+        problems.error("", f"is not TOML: {error}", mend)
     except (msgspec.DecodeError, RecursionError) as error:
         problems.error("", f"is not JSON: {error}", "correct it; JSON has no comments and no trailing commas")
     except ValueError:

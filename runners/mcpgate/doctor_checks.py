@@ -26,6 +26,7 @@ from mcpgate.auth_settings import is_networked
 from mcpgate.cli_parts import is_insecure
 from mcpgate.fd import reason_of
 from mcpgate.files import open_to_others
+from mcpgate.privileges import unreadable
 from mcpgate.settings import Settings, SettingsError, find_config, load
 from mcpgate.tables import Problem
 from mcpgate_proto.config import ListenConfig
@@ -88,6 +89,8 @@ class Facts:
     versions: dict[str, str] = field(default_factory=dict)
     openssl: tuple[int, ...] = (3, 0, 0)
     open_files: int = 65536
+    # A file of Python or mcpgate that [gateway] user could not read.
+    unreadable: str = ""
 
     @classmethod
     def gather(cls, config: Path | None) -> Facts:
@@ -97,6 +100,7 @@ class Facts:
             settings = load(config or find_config(), insecure=is_insecure())
         except SettingsError as error:
             problems = error.problems
+        account = settings.processes.account if settings is not None else None
         versions = {}
         for name in (*LEAST_VERSIONS, "wsproto", "anyio", "msgspec", "joserfc"):
             try:
@@ -113,6 +117,7 @@ class Facts:
             versions=versions,
             openssl=ssl.OPENSSL_VERSION_INFO,
             open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+            unreadable=unreadable(account) if account is not None else "",
         )
 
     @property
@@ -245,6 +250,9 @@ def not_root(facts: Facts) -> Iterator[Finding]:
     account = facts.settings.processes.account if facts.settings is not None else None
     if facts.uid:
         yield passed("user", f"not root (uid {facts.uid})")
+    elif account is not None and facts.unreadable:
+        mend = "install Python and mcpgate where every user can read them, not under /root"
+        yield failed("user", f"{account.name} cannot read {facts.unreadable}", mend)
     elif account is not None:
         yield passed("user", f"root until its listeners are bound, then {account.name}")
     elif facts.exposed:

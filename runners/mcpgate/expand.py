@@ -28,6 +28,8 @@ _REFERENCE = re.compile(r"\$\$\{|\$\{(?P<kind>[A-Za-z_]+):(?P<what>[^}]*)\}")
 _CLIENT_REFERENCE = re.compile(
     r"\$\{(?:(?P<kind>[A-Za-z]+):(?P<what>[^}-][^}]*)|(?P<name>\w+)(?::-(?P<default>[^}]*))?)\}"
 )
+# The same in our own settings, where it is nothing but its characters.
+_SHELL_REFERENCE = re.compile(r"(?<!\$)\$\{[A-Za-z_]\w*\}")
 
 
 class Inline(enum.Enum):
@@ -82,6 +84,12 @@ class Expander:
     def is_client_reference(text: str) -> bool:
         """The same for the spelling that client programs use."""
         return _CLIENT_REFERENCE.search(text) is not None
+
+    @staticmethod
+    def unread(text: str) -> str:
+        """What is written like a variable elsewhere and is plain text here: `${NAME}`; or nothing."""
+        found = _SHELL_REFERENCE.search(text)
+        return found[0] if found is not None else ""
 
     def keep_secret(self, value: str) -> None:
         """`value` must not be seen in any log; of a header, what follows the scheme."""

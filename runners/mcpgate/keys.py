@@ -11,10 +11,11 @@ import re
 import secrets
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
-from mcpgate.cli_parts import fail
+from mcpgate.cli_parts import EXIT_USAGE, fail
 from mcpgate.fd import reason_of
 from mcpgate.files import open_checked
 from mcpgate_proto.config import KeyConfig
@@ -48,7 +49,31 @@ _expires = click.option(
 )
 
 
-@key.command()
+class _Remark(click.ClickException):
+    """What goes wrong with `key new`, as comments: its stderr is appended to a config, which stays whole."""
+
+    exit_code = EXIT_USAGE
+
+    def show(self, file: Any = None) -> None:
+        told = f"mcpgate: {self.message}\nno key was made"
+        click.echo("".join(f"# {line}\n" for line in told.splitlines()), err=True, nl=False)
+
+
+class _New(click.Command):
+    def make_context(self, *args: Any, **more: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **more)
+        except click.UsageError as error:
+            raise _Remark(error.format_message()) from None
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.ClickException as error:
+            raise _Remark(error.format_message()) from None
+
+
+@key.command(cls=_New)
 @click.option("--id", "id", metavar="ID", help="Letters, digits and dashes; a random one if left out.")
 @_name
 @_expires

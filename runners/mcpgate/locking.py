@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mcpgate.cli_parts import EXIT_FAILURE, config_option, fail, settings_of
+from mcpgate.cli_parts import EXIT_FAILURE, config_option, fail, settings_of, step_down
 from mcpgate.fd import reason_of
 from mcpgate.lockfile import Change, Lock, LockError, differences, lock_path, read, write
 from mcpgate.names import name_problems, visible
@@ -185,6 +186,7 @@ def report(settings: Settings) -> int:
     path = lock_path(settings.path)
     if not path.exists():
         raise fail(f"there is no {path}", "write it with `mcpgate lock`", EXIT_FAILURE)
+    step_down(settings)
     _, found, changes = compare(settings)
     for problem in oddities(settings, found):
         click.echo(f"warning: {problem}")
@@ -247,6 +249,11 @@ def lock(config: Path | None, servers: tuple[str, ...], accept: bool) -> int:
     assert settings.path is not None
     path = lock_path(settings.path)
     fresh = not path.exists()
+    account = settings.processes.account
+    if account is not None and os.geteuid() == 0:
+        # The lock stands where only root may write.
+        click.echo(f"warning: the servers run as root here, not as {account.name}", err=True)
+        click.echo("    mend: run it as that user with a copy of the config, and install the lock", err=True)
     approved, found, changes = compare(settings, servers)
     # What is approved of a server for the first time takes nothing back.
     asked = [change for change in changes if change.key[0] in approved.servers]

@@ -12,15 +12,18 @@ import os
 import resource
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from mcpgate.auth_settings import is_networked
 from mcpgate.process_settings import Account
 from mcpgate_proto.config import ListenConfig
 
-__all__ = ["PrivilegeError", "become", "forbid_new_privileges", "hide_memory", "root_problem"]
+__all__ = ["PrivilegeError", "become", "forbid_new_privileges", "hide_memory", "root_problem", "unreadable"]
 
 # prctl(2).
 PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 4, 38
+# What is imported later, and the interpreter that ends what a killed gateway leaves.
+NEEDED = (os.__file__, __file__)
 
 
 class PrivilegeError(Exception):
@@ -55,12 +58,32 @@ def become(account: Account) -> None:
     except OSError as error:
         raise PrivilegeError(f"cannot become {account.name}: {(error.strerror or '').lower()}") from None
     _verify(account)
-    for file in (os.__file__, __file__):
-        # What is imported later, and the interpreter that ends what a killed gateway leaves.
+    for file in NEEDED:
         if not os.access(file, os.R_OK):
             raise PrivilegeError(f"{account.name} cannot read {file}; install Python where every user can")
     # Paths with `~` and the children's defaults are the new user's when settings are read again.
     os.environ.update(USER=account.name, LOGNAME=account.name, HOME=account.home, SHELL=account.shell)
+
+
+def unreadable(account: Account, files: Iterable[str] = NEEDED, top: Path | None = None) -> str:
+    """The first of `files` that `account` will not be able to read, going by owners and modes (of what is
+    below `top`, where that is given); or nothing."""
+    for file in files:
+        path = Path(file).resolve()
+        for place in (path, *path.parents):
+            if place == top:
+                break
+            try:
+                found = place.stat()
+            except OSError:
+                return file
+            if found.st_uid == account.uid:
+                mode = found.st_mode >> 6
+            else:
+                mode = found.st_mode >> 3 if found.st_gid in account.groups else found.st_mode
+            if not mode & (4 if place is path else 1):
+                return file
+    return ""
 
 
 def _verify(account: Account) -> None:

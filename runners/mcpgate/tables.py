@@ -215,6 +215,8 @@ class Table:
     def _expanded(self, where: str, text: str) -> str:
         try:
             value = self.expander.expand(text)
+            if (plain := self.expander.unread(text)) and self.expander.access.inline is not Inline.JUDGED:
+                self.problems.warn(where, f"{plain} is taken as it is", "write ${env:NAME} for a variable")
             value.encode()
             if "\0" not in value:
                 return value
@@ -240,7 +242,7 @@ class Table:
         for name in self.values:
             if name not in self.known:
                 near = suggestion(name, self.known)
-                mend = near or f"remove it; known here: {', '.join(sorted(self.known))}"
+                mend = near or f"remove it; known here: {', '.join(sorted(set(self.known)))}"
                 self.problems.error(self.key(name), "is not a known key", mend)
 
 

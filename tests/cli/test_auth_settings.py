@@ -243,6 +243,14 @@ def test_a_key_is_hashed_from_stdin(tmp_path: Path) -> None:
     assert mcpgate("key", "hash", given=key)[1] != mcpgate("key", "hash", given=key)[1]
 
 
+@pytest.mark.parametrize("wrong", [("--expires", "90"), ("--expire", "90d"), ("--id", "a b"), ("x",)])
+def test_a_key_that_is_not_made_leaves_the_config_whole(wrong: tuple[str, ...]) -> None:
+    """`2>> mcpgate.toml` is how it is used."""
+    code, out, err = mcpgate("key", "new", *wrong)
+    assert (code, out) == (2, "")
+    assert tomllib.loads(err) == {} and wrong[0] in err and "no key was made" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "given", "told"),
     [

@@ -14,7 +14,8 @@ from click.testing import CliRunner
 
 from mcpgate import doctor, doctor_checks
 from mcpgate.doctor_checks import Facts, Finding, Verdict
-from mcpgate.process_settings import ProcessSettings
+from mcpgate.privileges import unreadable
+from mcpgate.process_settings import Account, ProcessSettings
 from mcpgate.settings import Settings
 from mcpgate.tables import Problem
 from mcpgate_proto.config import GatewayConfig, ListenConfig, Pin, Rate, RateConfig, ServerConfig
@@ -100,6 +101,38 @@ def verdicts(found: Facts, check: str) -> list[str]:
 )
 def test_verdicts(check: str, given: Facts, expected: list[str]) -> None:
     assert verdicts(given, check) == expected
+
+
+def test_a_python_that_the_user_cannot_read_is_found_before_the_start() -> None:
+    account = Account("mcpgate", 999, 999, (999,), "/", "/bin/sh")
+    given = replace(with_settings(http(), processes=ProcessSettings(account=account)), uid=0)
+    assert verdicts(given, "user") == ["pass"]
+    assert verdicts(replace(given, unreadable="/root/lib/os.py"), "user") == ["fail"]
+
+
+def test_what_another_user_could_read(tmp_path: Path) -> None:
+    file = tmp_path / "folder" / "os.py"
+    file.parent.mkdir()
+    file.touch()
+    file.chmod(0o755)
+    file.parent.chmod(0o755)
+    mine = file.stat()
+    nobody = Account("nobody", 65533, 65533, (65533,), "/", "/bin/sh")
+    group = replace(nobody, groups=(65533, mine.st_gid))
+    owner = replace(nobody, uid=mine.st_uid)
+    for place, mode, readers in (
+        (file, 0o600, [owner]),
+        (file, 0o640, [owner, group]),
+        (file, 0o604, [owner, nobody]),  # a group that may not is not everybody
+        (file.parent, 0o710, [owner, group]),
+        (file.parent, 0o744, [owner]),
+    ):
+        before = place.stat().st_mode
+        place.chmod(mode)
+        found = [one for one in (owner, group, nobody) if not unreadable(one, [str(file)], tmp_path)]
+        assert found == readers, oct(mode)
+        place.chmod(before)
+    assert unreadable(owner, [str(tmp_path / "missing")]) == str(tmp_path / "missing")
 
 
 @pytest.mark.parametrize(

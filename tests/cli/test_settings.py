@@ -239,6 +239,9 @@ BAD = [
     (SERVER + "[[listen]]\nname='a'\n[[listen]]\nname='a'", "listen.a.name", "another listener too"),
     (SERVER + "[[listen]]\nkind='stdio'\n[[listen]]\nkind='stdio'", "listen[1]", "there is one stdin"),
     ("[[server]\n", "", "is not TOML"),
+    (SERVER + "[server]\nname = 'b'", "", "without its two brackets"),
+    (SERVER + "[[listen]]\nport = 1\nport = 2", "", "stands there twice"),
+    ("zzzz = 1\n" + SERVER, "zzzz", "limits, listen, monitor, rate, rule, server"),
 ]
 
 
@@ -249,6 +252,14 @@ def test_each_problem_names_key_and_mend(
     found = problems(tmp_path, text, env)
     assert list(found) == [key]
     assert said in found[key]
+
+
+def test_a_variable_as_shells_write_it_is_plain_text_and_told(tmp_path: Path, env: dict[str, str]) -> None:
+    text = '[[server]]\nname = "a"\ncommand = "server"\nargs = ["${HOME}/x", "$${HOME}", "${env:HOME}"]'
+    settings = load(write(tmp_path, text), env)
+    assert settings.gateway.servers[0].args == ("${HOME}/x", "${HOME}", "/home/x")
+    told = {warning.key: warning.problem for warning in settings.warnings}
+    assert told == {"server.a.args[0]": "${HOME} is taken as it is"}
 
 
 @pytest.mark.parametrize(
@@ -406,7 +417,7 @@ def test_client_files(tmp_path: Path, env: dict[str, str], bin_dir: Path) -> Non
                 "web": {"type": "streamable-http", "url": "https://a/mcp", "headers": {"X": "${env:TOKEN}"}},
                 "old": {"type": "sse", "url": "https://a/sse", "disabled": True},
                 "bare": {"url": "https://b/mcp"},
-                "my files": {"command": "npx", "env": {"N": 1}},
+                "my files": {"command": "npx", "env": {"N": 1}, "envFile": "${workspaceFolder}/.env"},
             },
         }
     )
@@ -420,6 +431,7 @@ def test_client_files(tmp_path: Path, env: dict[str, str], bin_dir: Path) -> Non
     )
     said = {warning.key: warning.mend for warning in settings.warnings}
     assert "'My-Files'" in said["mcpServers.My Files!"]
+    assert "in env" in said["mcpServers.my files.envFile"], "its variables would be missing without a word"
 
 
 def test_vs_code_file_and_its_inputs(tmp_path: Path, env: dict[str, str]) -> None:

@@ -56,6 +56,20 @@ def test_tools_of_both_eras(config: Path) -> None:
     assert shown.returncode == 0 and "old__who" in shown.stdout and "new__echo" in shown.stdout
 
 
+def test_tools_names_the_servers_that_are_missing(tmp_path: Path) -> None:
+    """A list that is short for no visible reason would look like all there is."""
+    mute = {"name": "mute", "command": sys.executable, "args": ["-c", "import time; time.sleep(60)"]}
+    gone = {"name": "gone", "transport": "http", "url": "http://127.0.0.1:1/mcp"}
+    servers = [server("old", "--era", "legacy"), mute, gone]
+    text = toml({"gateway": {"startup_wait_s": 1.0}, "server": servers})
+    (tmp_path / "mcpgate.toml").write_text(text)
+    done = mcpgate("tools", cwd=tmp_path)
+    assert done.returncode == 0 and "old__who" in done.stdout
+    assert "server 'mute' is connecting; its tools are not listed" in done.stderr
+    assert "server 'gone' is down; its tools are not listed" in done.stderr
+    assert "server 'old'" not in done.stderr
+
+
 @pytest.mark.parametrize("name", ["old", "new"])
 def test_call(name: str, config: Path) -> None:
     done = mcpgate("call", f"{name}__echo", '{"text": "hello"}', "-c", str(config), cwd=config.parent)

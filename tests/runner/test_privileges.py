@@ -180,6 +180,32 @@ def become(before: str = "") -> list[Any]:
     return found
 
 
+def test_commands_that_start_servers_become_the_user_too(folder: Path) -> None:
+    (folder / "out").mkdir()
+    os.chown(folder / "out", *nobody())
+    tell = f"import os\nwith open('{folder}/out/uids', 'a') as file: print(os.getuid(), file=file)\n"
+    (folder / "slow.py").write_text(tell + SERVER)
+    place = config(folder, "asyncio", f"user = '{USER}'")
+    python, path = public_python()
+    env = {"PYTHONPATH": path, "PATH": "/usr/bin:/bin", "HOME": "/root"}
+
+    def run(*args: str) -> tuple[str, str]:
+        command = [python, "-m", "mcpgate", *args, "-c", place]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE_S * 2)
+        assert done.returncode == 0, done.stderr
+        uids = folder / "out" / "uids"
+        found = set(uids.read_text().split())
+        uids.unlink()
+        return ",".join(sorted(found)), done.stderr
+
+    user = str(nobody()[0])
+    assert run("tools")[0] == user
+    assert run("call", "slow")[0] == user
+    found, err = run("lock")  # the lock stands where only root may write
+    assert found == "0" and f"not as {USER}" in err
+    assert run("check", "--pins")[0] == user
+
+
 def test_there_is_no_way_back() -> None:
     ids = [ALICE] * 3
     assert become() == ["ok", ids, ids, [ALICE, 61003], [], "/home/alice"]
