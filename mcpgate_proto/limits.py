@@ -124,6 +124,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     # Of these, what the calls of one principal may use at one time; the rest of them wait. As many streams
     # for its subscriptions may be open besides.
     http_connections_per_principal: int = 48
+    # Besides all of them, for what calls wait for, such as answers to their questions, and for health checks.
+    http_connections_brief: int = 8
     # Hosts being looked up at one time; several requests for one host are one look-up.
     lookups: int = 64
     # Documents that mcpgate itself fetches (keys, metadata, tokens): at one time, and in the queue. A server

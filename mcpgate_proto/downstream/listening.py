@@ -34,7 +34,7 @@ class Listening(Live):
     ) -> None:
         self._relay = relay
         self._table = table
-        self._request = request
+        self._id = request.id  # of the request itself nothing is kept: it may be large, the stream long
         self._outlet = outlet
         self._client = client
         # G15: the id of the listen request on this hop, with its JSON type; 0 and "" are fine.
@@ -156,8 +156,8 @@ class Listening(Live):
         if not self._done:
             self._close()
             told: Members = {"resultType": COMPLETE, "_meta": self._meta}
-            self._outlet.finish(jsonrpc.encode_result(self._request.id, told))
+            self._outlet.finish(jsonrpc.encode_result(self._id, told))
             if self._outlet.shares_channel:
                 # G19: on HTTP the end of the stream says it; on a channel both forms are sent.
-                over = {"requestId": jsonrpc.to_raw(self._request.id)}
+                over = {"requestId": jsonrpc.to_raw(self._id)}
                 self._outlet.notify(jsonrpc.encode_notification("notifications/cancelled", over))

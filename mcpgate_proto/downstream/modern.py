@@ -103,7 +103,8 @@ class ModernFace:
         if isinstance(told, Fault):
             self.refuse(turn, told)
         elif method == "server/discover":
-            self.relay.profile(turn.client, lambda profile: self._discovered(turn, profile))
+            rest = turn.light()
+            self.relay.profile(turn.client, lambda profile: self._discovered(rest, profile))
         elif method in NEEDS and not self.relay.declares(turn.client, NEEDS[method]):
             self.refuse(turn, codes.method_not_found(method))
         elif method in lists.LISTS:
@@ -158,6 +159,7 @@ class ModernFace:
         if isinstance(cursor, Fault):
             self.refuse(turn, cursor)
             return
+        turn = turn.light()
 
         def listed(merged: Merged) -> None:
             found = lists.page(self.hub, turn.client, kind, merged, cursor)

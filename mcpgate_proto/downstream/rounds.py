@@ -65,6 +65,12 @@ class Turn(msgspec.Struct, frozen=True):
     def method(self) -> str:
         return self.request.method
 
+    def light(self) -> Turn:
+        """What its answer needs, where that is long in coming: the request may be large."""
+        told = RequestMeta(self.told.version, {}, None, None, {})
+        bare = jsonrpc.Request(self.request.id, self.method, {})
+        return msgspec.structs.replace(self, request=bare, told=told, headers=None)
+
 
 class State(msgspec.Struct, array_like=True):
     """What is sealed in a `requestState`. `bound` is a digest of the request it was issued for."""

@@ -106,14 +106,14 @@ class ClientSession:
             )
             return
         self.revision = REVISIONS[negotiate(asked)]
-        self.capabilities = values.object_or_empty(params.get("capabilities", values.EMPTY))
-        kept = {
-            name: self.capabilities[name] for name in sorted(self.capabilities) if name in FEATURES.values()
-        }
+        declared = values.object_or_empty(params.get("capabilities", values.EMPTY))
+        known = [name for name in sorted(declared) if name in FEATURES.values()]
+        self.capabilities = {name: jsonrpc.detach(declared[name]) for name in known}
+        kept = dict(self.capabilities)
         if not self.revision.elicitation:
             kept.pop("elicitation", None)
         profile = dict(kept)
-        carried = self.relay.carried(self.capabilities, self.revision.version)
+        carried = self.relay.carried(declared, self.revision.version)
         if carried:
             profile[extensions.MEMBER] = jsonrpc.encode_object(carried)  # N2: among legacy peers
         self.client = Client(
@@ -128,7 +128,8 @@ class ClientSession:
         )
         self.interest.client = self.client
         self.relay.interests.add(self.interest)
-        self.relay.profile(self.client, lambda profile: self._welcome(request.id, outlet, profile))
+        id = request.id  # nothing else of it is kept
+        self.relay.profile(self.client, lambda profile: self._welcome(id, outlet, profile))
 
     def _welcome(self, id: RequestId, outlet: Outlet, profile: Profile) -> None:
         self._declared = tuple(profile.capabilities)
@@ -227,21 +228,21 @@ class ClientSession:
             self.refuse(request.id, outlet, codes.method_not_found(request.method))
 
     def _list(self, request: jsonrpc.Request, outlet: Outlet) -> None:
-        kind = lists.LISTS[request.method]
+        kind, id = lists.LISTS[request.method], request.id
         cursor = lists.unseal_cursor(self.hub, self.client, request.params)
         if isinstance(cursor, Fault):
-            self.refuse(request.id, outlet, cursor)
+            self.refuse(id, outlet, cursor)
             return
 
         self._pending += 1
 
-        def listed(merged: Merged) -> None:
+        def listed(merged: Merged) -> None:  # keeps nothing of the request, which may be large
             self._pending -= 1
             found = lists.page(self.hub, self.client, kind, merged, cursor)
             if isinstance(found, Fault):
-                self.refuse(request.id, outlet, found)
+                self.refuse(id, outlet, found)
             else:
-                outlet.finish(jsonrpc.encode_result(request.id, found))
+                outlet.finish(jsonrpc.encode_result(id, found))
 
         self.relay.merged(kind, self.client, listed)
 
@@ -259,22 +260,18 @@ class ClientSession:
         outlet.finish(jsonrpc.encode_result(request.id, values.EMPTY))
 
     def _subscribe(self, request: jsonrpc.Request, outlet: Outlet) -> None:
-        uri = values.text_of(request.params, "uri")
+        id, uri = request.id, values.text_of(request.params, "uri")
         if uri is None:
-            self.refuse(
-                request.id, outlet, Fault(FaultKind.INVALID_PARAMS, "params.uri is missing or not a string")
-            )
+            self.refuse(id, outlet, Fault(FaultKind.INVALID_PARAMS, "params.uri is missing or not a string"))
             return
         if request.method == "resources/unsubscribe":
             if uri in self._subscribing:
                 self._subscribing[uri] = False
             self._unwatch(uri)
-            outlet.finish(jsonrpc.encode_result(request.id, values.EMPTY))
+            outlet.finish(jsonrpc.encode_result(id, values.EMPTY))
             return
         if len(self.interest.uris) + len(self._subscribing) >= self.hub.limits.subscriptions_per_session:
-            self.refuse(
-                request.id, outlet, Fault(FaultKind.OVERLOADED, "too many subscriptions in this session")
-            )
+            self.refuse(id, outlet, Fault(FaultKind.OVERLOADED, "too many subscriptions in this session"))
             return
 
         self._pending += 1
@@ -284,7 +281,7 @@ class ClientSession:
             self._pending -= 1
             wanted = self._subscribing.pop(uri, False)
             if fault is not None:
-                self.refuse(request.id, outlet, fault)
+                self.refuse(id, outlet, fault)
                 return
             own = values.text_of(found.params, "uri") or uri
             let = self.relay.router.lets_uri(self.client, found.server, own)  # rules may have changed
@@ -293,9 +290,9 @@ class ClientSession:
             else:
                 self.interest.uris[uri] = (found.server, own)
             if not let:
-                self.refuse(request.id, outlet, codes.resource_not_found(uri))
+                self.refuse(id, outlet, codes.resource_not_found(uri))
                 return
-            outlet.finish(jsonrpc.encode_result(request.id, values.EMPTY))
+            outlet.finish(jsonrpc.encode_result(id, values.EMPTY))
 
         def routed(found: Route | Fault) -> None:
             server = self.relay.servers.get(found.server) if isinstance(found, Route) else None
@@ -303,7 +300,7 @@ class ClientSession:
                 self._pending -= 1
                 self._subscribing.pop(uri, None)
                 fault = found if isinstance(found, Fault) else codes.resource_not_found(uri)
-                self.refuse(request.id, outlet, fault)
+                self.refuse(id, outlet, fault)
             else:
                 own = values.text_of(found.params, "uri") or uri
                 server.watch(self.client, own, lambda fault: watched(found, fault))
@@ -335,17 +332,23 @@ class ClientSession:
     ) -> None:
         name, params = explicit
         asks = "task" in params and self.relay.agrees_on_tasks(self.client)
-        room = self.hub.keep(self.principal.id, request.weight)
+        weight = request.weight
+        room = self.hub.keep(self.principal.id, weight)
+
+        def again() -> None:
+            self.hub.keep(self.principal.id, -weight)
+            self._route(request, call, explicit, True)
 
         def routed(found: Route | Fault) -> None:
-            self.hub.keep(self.principal.id, -request.weight)
             server = self.relay.servers.get(found.server) if isinstance(found, Route) else None
-            if isinstance(found, Fault):
-                call.failed(found)
-            elif asks and not prepared and server is not None and server.face(self.client) is None:
+            if asks and not prepared and server is not None and server.face(self.client) is None:
                 # What becomes of it depends on the server, which is just being started, say; and meanwhile
                 # the rules may change.
-                server.prepare(self.client, lambda face: self._route(request, call, explicit, True))
+                server.prepare(self.client, lambda face: again())
+                return
+            self.hub.keep(self.principal.id, -weight)
+            if isinstance(found, Fault):
+                call.failed(found)
             else:
                 self._start(request, call, found)
 

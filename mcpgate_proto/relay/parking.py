@@ -85,19 +85,21 @@ class Parked:
         """Parked calls have their channel to themselves."""
 
     def completed(self, result: Members) -> None:
-        """L1.7: kept for the retry, until the time is over."""
-        self._weight = sum(map(len, result.values()))
-        if self._hub.keep(self.principal, self._weight):
-            self.outcome = lambda caller: caller.completed(result)
-        else:
-            self.forget()
-            self.outcome = lambda caller: caller.failed(TOO_MUCH)
+        self._came(sum(map(len, result.values())), lambda caller: caller.completed(result))
 
     def became_task(self, task: Members) -> None:
-        self.outcome = lambda caller: caller.became_task(task)
+        self._came(sum(map(len, task.values())), lambda caller: caller.became_task(task))
 
     def failed(self, fault: Fault) -> None:
-        self.outcome = lambda caller: caller.failed(fault)
+        self._came(len(fault.message) + len(fault.data), lambda caller: caller.failed(fault))
+
+    def _came(self, weight: int, outcome: Callable[[Caller], None]) -> None:
+        """L1.7: kept for the retry, until the time is over."""
+        self._weight = weight
+        self.outcome = outcome
+        if not self._hub.keep(self.principal, weight):
+            self.forget()
+            self.outcome = lambda caller: caller.failed(TOO_MUCH)
 
     def congested(self, on: bool) -> None:
         """Nothing is being sent."""
@@ -121,13 +123,14 @@ class Parking:
     def park(self, exchange: Exchange, asks: list[Ask], bound: bytes) -> Parked | None:
         """Take over an exchange whose round ends with `asks`. None when there is no room."""
         limits = self._hub.limits
-        mine = sum(1 for one in self._all.values() if one.principal == exchange.operation.client.principal.id)
+        principal = exchange.operation.client.principal.id
+        mine = [one for one in self._all.values() if one.principal == principal]
         there = [one for one in self._all.values() if one.server == exchange.server]
         exclusive = exchange.target is not None and exchange.target.exclusive
         if exchange.operation.made_in:
             exclusive = False  # a call that has become a task has left its channel to others
         most = limits.parked_calls_per_server
-        own = [one for one in there if one.principal == exchange.operation.client.principal.id]
+        own = [one for one in mine if one.server == exchange.server]
         # One place is for others, whoever parks here.
         full = len(there) >= most or (0 < most - 1 <= len(own) and not self._hub.config.transparent)
         if exclusive and full:
@@ -136,7 +139,8 @@ class Parking:
                 self._hub.count("parking_refused")
                 return None
             self._expire(own[0])
-        if len(self._all) >= limits.parked_calls or mine >= limits.parked_calls_per_principal:
+            mine.remove(own[0])
+        if len(self._all) >= limits.parked_calls or len(mine) >= limits.parked_calls_per_principal:
             self._hub.count("parking_refused")
             return None
         parked = Parked(self._hub, self._hub.entropy.token(128), exchange, bound)
@@ -198,6 +202,7 @@ class Parking:
             # A task is cancelled, and that says it (`upstream/legacy_task_book.py`).
             parked.exchange.answer(ask.key, refusal(ask))
         parked.exchange.cancel("the client did not come back with its answers")
+        parked.forget()  # an outcome that came from within
 
     def expel(self, lost: Callable[[Principal], bool]) -> None:
         """End the calls of whoever's credentials are no longer good."""

@@ -98,11 +98,15 @@ class Relay:
     def view(self, client: Client) -> View:
         owner = client.key if any(s.config.isolation == "session" for s in self.servers.values()) else ""
         told = extensions.of_lists(client.capabilities)
-        # A legacy server that has a session with its features may show other things there.
-        own = client.features and any(server.has_own(client) for server in self.servers.values())
-        features = f"{client.revision} {bytes(client.profile).decode()}" if own else ""
+        # A legacy server that has a session with its features may show other things there. What was shown
+        # stays known once that session has gone: the next call of it opens another one.
+        features = f"{client.revision} {bytes(client.profile).decode()}" if client.features else ""
         key = (client.principal.id, client.era.value, owner, bytes(told), features)
         found = self._views.get(key)
+        own = bool(features) and (found is not None or any(s.has_own(client) for s in self.servers.values()))
+        if features and not own:
+            key = (*key[:4], "")
+            found = self._views.get(key)
         if found is not None:
             found.used_at = self.hub.now
         else:

@@ -61,12 +61,15 @@ def dispensable(sessions: Iterable[Session]) -> Session | None:
 
 
 def rivals_of(hub: Hub, sessions: Iterable[Session], key: PoolKey) -> list[Session]:
-    """Of which one has to go before there may be one more with this key, none while there is room: its own,
-    where a principal has as many as it may have. Each server may have one, however many the others have."""
+    """Of which one has to go before there may be one more with this key, none while there is room: its own
+    first, and those alone where a principal has as many as it may have. Each server may have one, however
+    many the others have."""
     limits, among = hub.limits, list(sessions)
     mine = [one for one in among if key.principal and one.key.principal == key.principal]
     if len(mine) >= limits.upstream_sessions_per_principal and not hub.config.transparent:
         return mine
     room = hub.upstream_sessions < limits.upstream_sessions
     # A server that has none yet has no rivals either.
-    return [] if room and len(among) < limits.upstream_sessions_per_server else among
+    if room and len(among) < limits.upstream_sessions_per_server:
+        return []
+    return [*mine, *(one for one in among if one not in mine)]

@@ -8,7 +8,7 @@ Must never: follow a redirect, send a request twice, or know what the bodies mea
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from enum import Enum
 from ipaddress import ip_address
@@ -84,7 +84,8 @@ def base_headers(hub: Hub, origin: Origin) -> list[tuple[str, str]]:
 
 class HttpRequest(msgspec.Struct, frozen=True):
     """What is sent. `pinned`: on a connection of its own, which is not used again. `farewell`: also while the
-    pool stops. `whose`: the principal it is for, if it is for one."""
+    pool stops. `whose`: the principal it is for, if it is for one. `brief`: answered at once; calls may be
+    waiting for it, so that it does not wait for them."""
 
     method: str
     target: str
@@ -93,6 +94,7 @@ class HttpRequest(msgspec.Struct, frozen=True):
     pinned: bool = False
     farewell: bool = False
     whose: str = ""
+    brief: bool = False
 
 
 class Receiver(Protocol):
@@ -344,6 +346,10 @@ class HttpConnection:
             ticket.receiver.response_failed(sent, reason)
 
 
+def _lane(request: HttpRequest) -> tuple[str, bool, bool]:
+    return request.whose, request.pinned, request.brief
+
+
 class HttpPool:
     """All connections to the origin of one server."""
 
@@ -361,43 +367,54 @@ class HttpPool:
         self._numeric = bool(config.socket_path) or is_numeric(self.origin.host)
         self._open: dict[HttpConnection, None] = {}
         self._idle: list[HttpConnection] = []
-        self._waiting: deque[Ticket] = deque()
+        # In order of arrival, each with its number, by what decides who may go (`_lane`): those of one lane
+        # may all go or none, so that only the first of each is looked at.
+        self._waiting: dict[tuple[str, bool, bool], dict[Ticket, int]] = {}
+        self._arrived = 0
         self._resolving: dict[Ticket, None] = {}
         self._stopped = False
 
     def send(self, receiver: Receiver, request: HttpRequest) -> Ticket:
         ticket = Ticket(self, receiver, request)
-        self._waiting.append(ticket)
+        self._arrived += 1
+        self._waiting.setdefault(_lane(request), {})[ticket] = self._arrived
         self._pump()
         return ticket
 
+    def _leave(self, ticket: Ticket) -> None:
+        """It waits no longer, if it did."""
+        place = _lane(ticket.request)
+        lane = self._waiting.get(place)
+        if lane is not None and lane.pop(ticket, None) is not None and not lane:
+            del self._waiting[place]
+
     def _pump(self) -> None:
         while (ticket := self._next()) is not None:
-            self._waiting.remove(ticket)
-            if ticket.done:
-                continue
+            self._leave(ticket)
             if self._idle and not ticket.request.pinned:
                 self._idle.pop().take(ticket)
             else:
                 self._resolve(ticket)
 
     def _next(self) -> Ticket | None:
-        """The first that can go, or is not wanted any more. Calls of one principal that are slow leave some
-        connections to others; and it has no more long-lived streams than calls."""
+        """The first that can go. Calls of one principal that are slow leave some connections to others; and
+        it has no more long-lived streams than calls."""
         if not self._waiting:
             return None
         limits = self.hub.limits
-        busy = sum(1 for one in self._open if not one.pinned) + len(self._resolving)
-        room = bool(self._idle) or busy < limits.http_connections_per_server
         under_way = [one.ticket.request for one in self._open if one.ticket is not None]
         under_way += [one.request for one in self._resolving]
+        busy, most = sum(1 for one in under_way if not one.pinned), limits.http_connections_per_server
+        room, brief_room = busy < most, busy < most + limits.http_connections_brief
         held = Counter((one.whose, one.pinned) for one in under_way if one.whose)
-        for ticket in self._waiting:
-            asked = ticket.request
-            may = held[asked.whose, asked.pinned] < limits.http_connections_per_principal
-            if ticket.done or (may and (room or asked.pinned)):
-                return ticket
-        return None
+        first: tuple[int, Ticket] | None = None
+        for (whose, pinned, brief), lane in self._waiting.items():
+            may = held[whose, pinned] < limits.http_connections_per_principal
+            if may and (pinned or (brief_room if brief else room)):
+                ticket, number = next(iter(lane.items()))
+                if first is None or number < first[0]:
+                    first = number, ticket
+        return first[1] if first is not None else None
 
     def _resolve(self, ticket: Ticket) -> None:
         self._resolving[ticket] = None
@@ -441,6 +458,7 @@ class HttpPool:
         self._pump()
 
     def abandoned(self, ticket: Ticket) -> None:
+        self._leave(ticket)
         if ticket.connection is not None and ticket.connection.ticket is ticket:
             ticket.connection.close()
 
@@ -448,8 +466,10 @@ class HttpPool:
         """Close everything but farewells under way, which get a moment; receivers of open requests hear that
         it failed."""
         self._stopped = True
-        for ticket in [*self._waiting, *self._resolving]:
+        waiting = [ticket for lane in self._waiting.values() for ticket in lane]
+        for ticket in [*waiting, *self._resolving]:
             if not ticket.done and not ticket.request.farewell:
+                self._leave(ticket)
                 ticket.done = True
                 ticket.receiver.response_failed(False, "stopped")
         for connection in list(self._open):

@@ -138,7 +138,9 @@ class LegacySession(UpstreamSession):
         headers = (("Mcp-Method", method),) if named else ()
         pinned = method == "tasks/result" and not self.link.single_channel  # answered when the task ends
         message = jsonrpc.encode_request(number, method, params)
-        return Outgoing(number, message, headers, pinned=pinned, whose=self.key.principal or "")
+        return Outgoing(
+            number, message, headers, pinned=pinned, whose=self.whose(exchange), brief=exchange is None
+        )
 
     def _raise_level(self, level: str | None) -> None:
         """The server's level is one for the session: the most verbose that any of its clients wants (L14)."""

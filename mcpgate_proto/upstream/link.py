@@ -29,8 +29,10 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
     pinned: bool = False
     # Headers of the client's own request; a link sends those that its server's `forward_headers` lists.
     forwarded: tuple[tuple[str, str], ...] = ()
-    # The principal whose session it is of; empty where that is everybody's, or nobody's yet.
+    # The principal whose call it is for; empty for what is everybody's, or asked by the gateway itself.
     whose: str = ""
+    # The gateway asks itself, which is answered at once: it must not wait until calls are over.
+    brief: bool = False
 
 
 class Loss(Enum):

@@ -101,8 +101,8 @@ class ModernSession(UpstreamSession):
         headers = mirror.standard_headers(method, params, MODERN)
         if exchange is not None and exchange.operation.plan is not None and method == "tools/call":
             headers.extend(mirror.generate(exchange.operation.plan, params.get("arguments", EMPTY)))
-        pinned, whose = method == LISTEN, self.key.principal or ""
-        return Outgoing(number, message, tuple(headers), pinned=pinned, whose=whose)
+        pinned, whose = method == LISTEN, self.whose(exchange)
+        return Outgoing(number, message, tuple(headers), pinned=pinned, whose=whose, brief=exchange is None)
 
     def _told(self, operation: Operation) -> Raw:
         """The client's capabilities; with tasks where the gateway deals with them in its place (L22)."""

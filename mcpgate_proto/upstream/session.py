@@ -131,6 +131,11 @@ class UpstreamSession:
     def compose(self, number: int, method: str, params: Members, exchange: Exchange | None) -> Outgoing:
         raise NotImplementedError
 
+    def whose(self, exchange: Exchange | None) -> str:
+        """The principal that a request counts for. What the gateway asks itself, its health checks above all,
+        must not wait until calls of that principal are over."""
+        return (self.key.principal or "") if exchange is not None else ""
+
     def check_health(self, timeout_s: float) -> None:
         """End the session if the server does not answer in time; any answer will do."""
 

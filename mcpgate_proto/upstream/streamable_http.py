@@ -332,17 +332,18 @@ class HttpLink:
         extra: tuple[tuple[str, str], ...],
         pinned: bool = False,
         whose: str = "",
+        brief: bool = True,
     ) -> None:
         headers = self._headers(extra, f"{JSON}, {EVENTS}")
         headers.append(("Content-Type", JSON))
-        request = HttpRequest("POST", self._target, headers, message, pinned, whose=whose)
+        request = HttpRequest("POST", self._target, headers, message, pinned, whose=whose, brief=brief)
         post.ticket = self._pool.send(post, request)
 
     def request(self, outgoing: Outgoing) -> None:
         post = Post(self, outgoing.id)
         self._posts[outgoing.id] = post
         headers = (*outgoing.headers, *pick(outgoing.forwarded, self._forwarding))
-        self._post(post, outgoing.message, headers, outgoing.pinned, outgoing.whose)
+        self._post(post, outgoing.message, headers, outgoing.pinned, outgoing.whose, outgoing.brief)
 
     def notify(self, message: bytes) -> None:
         self._tell(message, None)

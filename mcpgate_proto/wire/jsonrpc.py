@@ -80,7 +80,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     def weight(self) -> int:
         """About how many bytes it keeps in memory."""
         size = len(self.id) if isinstance(self.id, str) else 0
-        return size + sum(len(name) + len(raw) for name, raw in self.params.items())
+        return size + sum(map(len, self.params)) + sum(map(len, self.params.values()))
 
 
 class Notification(msgspec.Struct, frozen=True, gc=False):

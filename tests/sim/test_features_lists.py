@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from fuzz.sim.clients import FORM, Client
-from fuzz.sim.scene import Scene
+from fuzz.sim.scene import FAST, Scene
 from fuzz.sim.talk import Job, Message
 
 ROOTS: Message = {"roots": {}}
@@ -80,3 +81,24 @@ def test_a_client_is_told_when_its_first_call_shows_it_more() -> None:
     scene.done(scene.legacy(capabilities=FORM).tool("echo"))
     scene.run(1.0)
     assert len(able.notes) == len(told), "nothing is new"
+
+
+@pytest.mark.parametrize("era", ["legacy", "modern"])
+def test_what_a_client_was_shown_is_known_when_its_session_has_given_way(era: str) -> None:
+    scene = scene_of(limits=msgspec.structs.replace(FAST, upstream_sessions_per_principal=2))
+    able = getattr(scene, era)(capabilities=FORM)
+    scene.done(able.tool("echo"))
+    assert shown(scene, able) == ["echo", "with_elicitation"]
+    for declared in (ROOTS, SAMPLING):
+        scene.done(getattr(scene, era)(capabilities=declared).tool("echo"))
+    assert scene.done(able.tool("with_elicitation")).result["structuredContent"] == {"told": ["elicitation"]}
+
+
+def test_what_a_client_was_shown_is_known_when_its_session_was_idle() -> None:
+    scene = scene_of()
+    able = scene.modern(capabilities=FORM)
+    scene.done(able.tool("echo"))
+    assert shown(scene, able) == ["echo", "with_elicitation"]
+    scene.run(3 * FAST.upstream_idle_s)
+    assert shown(scene, able) == ["echo", "with_elicitation"]
+    assert scene.done(able.tool("with_elicitation")).result["structuredContent"] == {"told": ["elicitation"]}

@@ -15,7 +15,7 @@ import pytest
 from fuzz.sim.clients import FORM, Call
 from fuzz.sim.http_clients import ModernHttp
 from fuzz.sim.scene import FAST, Scene
-from fuzz.sim.talk import Job, Message
+from fuzz.sim.talk import Job, Message, error
 
 LEGACY = ("legacy",)
 ALL: Message = {"elicitation": {}, "roots": {}, "sampling": {}}
@@ -175,10 +175,13 @@ def test_what_is_kept_for_missing_answers_is_bounded() -> None:
     assert [len(told) for told in done.result["structuredContent"]["told"]] == [1, 150_000, 1]
 
 
-def test_outcomes_that_nobody_fetches_are_bounded() -> None:
+@pytest.mark.parametrize("fails", [False, True])
+def test_outcomes_that_nobody_fetches_are_bounded(fails: bool) -> None:
     def act(job: Job) -> None:
+        big = "x" * 150_000
         job.ask("elicitation/create", question("?"))
-        job.later(1.0, lambda: job.say(told=["x" * 150_000]))
+        refuse = lambda: job.finish(error(job.id, -1, "no", big))  # noqa: E731
+        job.later(1.0, refuse if fails else lambda: job.say(told=[big]))
 
     scene = one("http", calls_bytes=440_000, unread_free_bytes=1000)
     scene.only.script("hasty", act)
@@ -187,7 +190,8 @@ def test_outcomes_that_nobody_fetches_are_bounded() -> None:
         scene.run(5.0)
         retries = [client.retry(call, {key: accept("") for key in asked}) for client, call, asked in waiting]
         scene.done(*retries)
-        assert [retry.code for retry in retries] == [None, None, -32603]
+        good = -1 if fails else None
+        assert [retry.code for retry in retries] == [good, good, -32603]
 
 
 def test_a_state_is_used_up_also_by_a_retry_with_missing_answers() -> None:
@@ -510,6 +514,14 @@ def test_parked_calls_are_bounded_per_principal() -> None:
     for mine, call, asked in kept:
         done = scene.done(mine.retry(call, {key: accept("a") for key in asked}))
         assert done.result["structuredContent"]["told"] == ["a"]
+
+
+def test_the_oldest_parked_call_does_not_give_way_in_vain() -> None:
+    scene = one(parked_calls_per_server=3, parked_calls_per_principal=2)
+    scene.only.script("ask", lambda job: job.ask("elicitation/create", question("?"), lambda _: job.say()))
+    waiting = [parked(scene, "ask") for _ in range(3)]
+    retries = [client.retry(call, {key: accept("") for key in asked}) for client, call, asked in waiting]
+    assert [scene.done(retry).code for retry in retries] == [-32602, None, None]
 
 
 def test_no_principal_has_every_place_where_parked_calls_hold_a_session() -> None:

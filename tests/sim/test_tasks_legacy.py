@@ -258,6 +258,23 @@ def test_a_server_that_is_just_starting_is_waited_for() -> None:
     assert lost.code == -32602
 
 
+def test_what_waits_for_a_server_that_is_just_starting_is_bounded() -> None:
+    limits = msgspec.structs.replace(FAST, calls_bytes=400_000, unread_free_bytes=8_000)
+    scene, server = carried("stdio", limits=limits)
+    client = legacy(scene)
+    made_by(scene, client)
+    server.start_delay = 2.0
+    server.crash()
+    scene.run(0.2)
+    asked = {"name": "may", "task": TASK}
+    pads = ({"nonce": client.fresh(), "pad": "x" * 90_000} for _ in range(5))
+    calls = [client.request("tools/call", {**asked, "arguments": pad}) for pad in pads]
+    scene.run(0.5)
+    assert [call.over for call in calls] == [False] * 3 + [True] * 2
+    scene.done(*calls)
+    assert [call.code for call in calls] == [None] * 3 + [-32603] * 2
+
+
 # ------------------------------------------------------------------------- outside answers
 
 

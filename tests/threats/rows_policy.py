@@ -24,10 +24,12 @@ CAPS = tuple(
         "a_cursor_that_goes_round",
         "a_cursor_that_is_too_long",
         "a_state_of_a_server_that_is_too_large",
+        "answers_that_the_calls_wait_for",
         "batches",
         "calls_in_all",
         "cursors_and_states",
         "event_streams_of_2024",
+        "idle_sessions_of_others",
         "instructions",
         "lists_of_servers",
         "questions_of_one_call",
@@ -43,6 +45,8 @@ CAPS = tuple(
         "what_a_session_can_replay",
         "what_calls_keep",
         "what_calls_keep_that_wait_for_a_list",
+        "what_requests_leave_behind",
+        "what_the_gateway_asks_itself",
     )
 )
 POLICY_ROWS = [

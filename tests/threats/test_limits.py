@@ -6,6 +6,7 @@ Must never: reach into the gateway; what is over the cap has to be told to whoev
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import msgspec
@@ -13,7 +14,7 @@ import pytest
 
 from fuzz.sim.clients import Call
 from fuzz.sim.scene import FAST, Scene
-from fuzz.sim.talk import Job, Talk
+from fuzz.sim.talk import MODERN, Job, Talk
 from tests.threats.raw import (
     DUAL,
     HOST,
@@ -327,6 +328,29 @@ def test_t0_17_servers_connections_of_one_principal(eras: tuple[str, ...]) -> No
     assert [call.code for call in calls] == [None] * 6
 
 
+@pytest.mark.parametrize("limit", ["http_connections_per_principal", "http_connections_per_server"])
+@pytest.mark.parametrize("eras", [LEGACY, MODERN_ERA], ids=["legacy", "modern"])
+def test_t0_17_what_the_gateway_asks_itself(eras: tuple[str, ...], limit: str) -> None:
+    """Or a server whose calls are slow would be taken for one that does not answer health checks."""
+    limits = msgspec.structs.replace(FAST, **{limit: 4})
+    options = {"one": {"health_s": 2.0, "timeout": 30.0}}
+    scene = scene_of(eras, "http", limits=limits, options=options)
+    scene.run(1.0)
+    calls = [scene.modern().tool("echo", after=12.0) for _ in range(4)]
+    scene.done(*calls)
+    assert [call.code for call in calls] == [None] * 4
+
+
+def test_t0_17_answers_that_the_calls_wait_for() -> None:
+    """They do not wait for a connection that only the end of such a call would free."""
+    scene = scene_of(LEGACY, "http", limits=msgspec.structs.replace(FAST, http_connections_per_server=4))
+    clients = [scene.legacy(capabilities={"elicitation": {}}) for _ in range(4)]
+    scene.done(*(client.tool("echo") for client in clients))
+    calls = [client.tool("ask") for client in clients]
+    scene.done(*calls)
+    assert [call.code for call in calls] == [None] * 4 and max(call.took for call in calls) < 5.0
+
+
 def test_t0_17_servers_sessions_of_one_principal() -> None:
     """However many calls of one principal each need a session of their own, others find one at once."""
     scene = capped(LEGACY, upstream_sessions_per_principal=3)
@@ -338,3 +362,38 @@ def test_t0_17_servers_sessions_of_one_principal() -> None:
     assert scene.done(other.tool("echo")).took < 1.0
     scene.done(*calls)
     assert [call.code for call in calls] == [None] * 6
+
+
+def test_t0_17_idle_sessions_of_others() -> None:
+    scene = capped(LEGACY, upstream_sessions_per_server=3)
+    other = scene.legacy_pipe(listener="stdio")
+    scene.done(other.tool("echo"))
+    theirs = scene.only.calls[-1].talk
+    for declared in ({}, {"elicitation": {}}, {"roots": {}}):
+        assert scene.done(scene.modern(capabilities=declared).tool("echo")).code is None
+    scene.done(other.tool("echo"))
+    assert scene.only.calls[-1].talk is theirs
+
+
+@pytest.mark.parametrize(
+    "method", ["tools/list", "subscriptions/listen", "a legacy tools/list", "initialize"]
+)
+def test_t0_17_what_requests_leave_behind(method: str) -> None:
+    """Lists that are waited for, streams that stay open: however large the requests were."""
+    scene = scene_of(DUAL)
+    scene.only.delays = {"tools/list": 5.0}
+    headers = [("MCP-Protocol-Version", MODERN), ("Mcp-Method", method)]
+    modern = method != "initialize" and not method.startswith("a legacy ")
+    if method == "initialize":
+        headers = []
+    elif not modern:
+        method, headers = "tools/list", legacy_session(scene)
+    params = {"notifications": {"toolsListChanged": True}, "pad": "x" * 500_000}
+    told = {"capabilities": {"roots": {}, "pad": "x" * 500_000}, "protocolVersion": "2025-11-25"}
+    data = post(json.dumps(body_of(method, modern=modern, **params, **told)).encode(), headers)
+    tracemalloc.start()
+    kept = [Raw(scene).send(data, 0.1) for _ in range(10)]
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert size < 2_000_000
+    assert not any(b'"tools":[' in one.sent_back for one in kept), "all are waited for"
