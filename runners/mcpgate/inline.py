@@ -29,6 +29,8 @@ __all__ = [
 SECRET_PART = re.compile(
     r"token|secret|passw(?:or)?d|passphrase|credential|authorization|cookie|bearer|keys?$|^(?:pwd?|pat|auth)$"
 )
+# The same where the name ends so; elsewhere it is another word (`pass_through`).
+SECRET_END = frozenset("cred creds jwt otp pass passcode".split())
 # Words that end like a key, or begin like a token, and are none.
 NO_SECRET = re.compile(r"^(?:tokeniz\w*|(?:mon|don|tur|hot|whis|jo|koc?)keys?)$")
 # ... and words that say that the value only tells of a secret: where it is, or how long it may be.
@@ -78,7 +80,9 @@ def is_secret_name(name: str) -> bool:
     words = _words(name)
     if not words or words[-1] in ABOUT or "public" in words:
         return False
-    return any(SECRET_PART.search(word) and not NO_SECRET.match(word) for word in words)
+    return words[-1] in SECRET_END or any(
+        SECRET_PART.search(word) and not NO_SECRET.match(word) for word in words
+    )
 
 
 def is_harmless(value: str) -> bool:

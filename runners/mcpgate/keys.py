@@ -71,6 +71,8 @@ class _New(click.Command):
             return super().invoke(ctx)
         except click.ClickException as error:
             raise _Remark(error.format_message()) from None
+        except OSError as error:  # of stdout: what could not be printed nobody has
+            raise _Remark(f"cannot print the key: {reason_of(error)}") from None
 
 
 @key.command(cls=_New)
@@ -83,6 +85,8 @@ def new(id: str | None, name: str, expires: str | None) -> int:
     The key goes to stdout, the block to stderr: mcpgate key new > ci.key 2>> mcpgate.toml
     """
     _check_name(name)
+    if sys.stdout is None:
+        raise fail("there is no stdout to print the key to", "write `mcpgate key new > FILE`")
     id = secrets.token_hex(ID_BYTES) if id is None else id
     if KEY_ID.fullmatch(id) is None:
         raise fail(f"--id {id!r} is not 1 to 32 letters, digits and dashes", "leave it out for a random one")

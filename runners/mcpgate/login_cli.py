@@ -122,6 +122,9 @@ def _server_of(
             )
         server = remote_server(where, {}, None, "auto", options)
         return server, GatewayConfig(servers=(server,), transparent=True, version=__version__)
+    for name in (*OAUTH_OPTIONS, "scopes", "allow_plain_http"):
+        if options.get(name):
+            raise fail(f"{_option(name)} is for a URL", f"write it into the config of {where!r}")
     whole = settings_of(config).gateway
     found = next((one for one in whole.servers if one.name == where), None)
     if found is None:

@@ -21,8 +21,10 @@ __all__ = ["STDERR", "audit_sink", "escaped", "json_sink", "text_line", "text_si
 STDERR = "stderr"
 # A line is for a person: more than this of one value hides the rest.
 VALUE_CHARS = 500
-# The longest is the arguments of a call, each of whose bytes may be an escape of six characters in two.
-JSON_VALUE_CHARS = 8000
+JSON_VALUE_CHARS = 4000
+# The arguments of a call, which have a limit of their own ([limits] audit_arguments_bytes): a part of a JSON
+# text would be none.
+UNCUT = "arguments"
 COLOURS = {
     "debug": "2",
     "notice": "36",
@@ -115,8 +117,9 @@ def _json_lines(fd: int) -> Callable[[Record], None]:
         clock = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(wall)) + f".{int(wall % 1 * 1000):03d}Z"
         line: dict[str, Scalar] = {"time": clock, "level": record.level, "event": escaped(record.event)}
         for name, value in record.fields:
-            safe = escaped(value, JSON_VALUE_CHARS) if isinstance(value, str) else value
-            line[name if name not in line else f"{name}_"] = safe
+            if isinstance(value, str):
+                value = escaped(value, len(value) if name == UNCUT else JSON_VALUE_CHARS)
+            line[name if name not in line else f"{name}_"] = value
         try:
             os.write(fd, encode(line) + b"\n")
         except OSError:

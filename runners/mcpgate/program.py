@@ -128,6 +128,9 @@ def run_plan(plan: Plan) -> int:
     except PrivilegeError as error:
         tell(f"stopped: {error}")
         return EXIT_FAILURE
+    except BrokenPipeError as error:
+        # Whoever calls takes it for the end of our own stdout (`| head`), and would say nothing.
+        raise RuntimeError("a connection has ended the gateway: this is a defect of mcpgate") from error
     finally:
         if recorder is not None:
             recorder.close()

@@ -126,9 +126,15 @@ class Redactor:
         """`text` without secrets."""
         return self._by_look(self._by_value(text))
 
+    def _whole(self, text: str) -> str:
+        """The same of a text that was not cut."""
+        return self._by_look(self._known(text))
+
     def _by_value(self, text: str) -> str:
         # First, while a part of the cut one has not been taken for one of its lines.
-        text = self._at_edges(text)
+        return self._known(self._at_edges(text))
+
+    def _known(self, text: str) -> str:
         for form in self._forms:
             if form in text:
                 text = text.replace(form, MARK)
@@ -185,9 +191,23 @@ class Redactor:
         if _named_secret((name, value)):
             return MARK
         if name == ARGUMENTS:
-            # Rewritten first: an escape would hide a secret or a name.
-            return _rewritten(self.text(_rewritten(value, dict)), _without_secrets)
+            return self._arguments(value)
         return self.text(value)
+
+    def _arguments(self, text: str) -> str:
+        """JSON on one line and in ASCII; what is none is a text. Each text in it is looked at without its
+        escapes: they would hide a secret, or be halved with it."""
+        try:
+            told = json.loads(
+                text, object_pairs_hook=_without_secrets, parse_int=_Number, parse_float=_Number
+            )
+        except (ValueError, RecursionError):
+            return self.text(text)
+        try:
+            joined = BETWEEN.join(_texts(told))
+            return _rewritten(told, str if self._whole(joined) == joined else self._whole)
+        except RecursionError:
+            return MARK
 
     def problem(self, problem: Problem) -> Problem:
         """A problem of a config, whose words may hold what was read."""
@@ -208,12 +228,32 @@ def _named_secret(field: tuple[str, Scalar]) -> bool:
     return isinstance(value, str) and bool(value) and _is_secret_field(name)
 
 
-def _rewritten(text: str, members: Callable[[list[tuple[str, Any]]], dict[str, Any]]) -> str:
-    """JSON on one line and in ASCII; what is none stays as it is."""
-    try:
-        return json.dumps(json.loads(text, object_pairs_hook=members), separators=(",", ":"))
-    except (ValueError, RecursionError):
-        return text
+class _Number(str):
+    """A number of JSON as it was written."""
+
+
+def _texts(value: Any) -> Iterable[str]:
+    """All texts, names and numbers in what was JSON."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from value
+        yield from _texts(list(value.values()))
+    elif isinstance(value, list):
+        for one in value:
+            yield from _texts(one)
+
+
+def _rewritten(value: Any, look: Callable[[str], str]) -> str:
+    """`value` as JSON, each text as `look` shows it; a number as it was written."""
+    if isinstance(value, dict):
+        members = (f"{_rewritten(name, look)}:{_rewritten(one, look)}" for name, one in value.items())
+        return f"{{{','.join(members)}}}"
+    if isinstance(value, list):
+        return f"[{','.join(_rewritten(one, look) for one in value)}]"
+    if isinstance(value, _Number) and look(value) == value:
+        return value
+    return json.dumps(look(value) if isinstance(value, str) else value)
 
 
 def _without_secrets(members: list[tuple[str, Any]]) -> dict[str, Any]:

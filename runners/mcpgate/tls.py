@@ -289,7 +289,9 @@ class TlsStream:
 
     def shutdown_write(self) -> None:
         self.tls.seal_end()
-        self._send()
+        # A peer that is gone already is the reader's business.
+        with contextlib.suppress(OSError):
+            self._send()
 
     def close(self, *, drop: bool = False) -> None:
         if not drop and self.read_fd >= 0:

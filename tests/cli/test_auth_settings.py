@@ -251,6 +251,15 @@ def test_a_key_that_is_not_made_leaves_the_config_whole(wrong: tuple[str, ...]) 
     assert tomllib.loads(err) == {} and wrong[0] in err and "no key was made" in err
 
 
+@pytest.mark.parametrize("place", ["/dev/full", ""])
+def test_a_key_that_nobody_can_see_is_not_made(place: str) -> None:
+    stdout = f">{place}" if place else ">&-"
+    line = f'exec "$0" -m mcpgate key new {stdout}'
+    argv = ["/bin/sh", "-c", line, sys.executable]
+    done = subprocess.run(argv, stderr=subprocess.PIPE, text=True, timeout=30, env=environment())
+    assert done.returncode == 2 and tomllib.loads(done.stderr) == {} and "no key was made" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "given", "told"),
     [

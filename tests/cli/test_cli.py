@@ -111,6 +111,8 @@ def test_version() -> None:
         (["login", URL, "--issuer", "https://h", "--client-secret", "${env:HOME}"], "--client-id is missing"),
         (["login", URL, "--client-id", "c", "--client-secret", "${env:NO_SUCH}"], "NO_SUCH is not set"),
         (["login", URL, "--client-metadata-url", "https://h"], "--client-metadata-url has no path"),
+        (["login", "docs", "--issuer", "https://h"], "--issuer is for a URL"),
+        (["login", "docs", "--scope", "read"], "--scope is for a URL"),
         (["connect", URL, "--scope", "a b"], "--scope is not one scope"),
         (["call", "\udcff", "--url", URL], "NAME is not UTF-8"),
         (["call", "x", '"\udcff"', "--url", URL], "JSON is not UTF-8"),

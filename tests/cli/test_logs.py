@@ -10,10 +10,12 @@ import json
 import stat
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcpgate.logs import VALUE_CHARS, escaped, json_sink, text_line, text_sink
+from mcpgate.logs import JSON_VALUE_CHARS, VALUE_CHARS, escaped, json_sink, text_line, text_sink
+from mcpgate.redact import Redactor
 from mcpgate_proto.effects import Record
 
 
@@ -49,3 +51,38 @@ def test_json_lines_for_the_owner_only(tmp_path: Path) -> None:
     assert first["text"] == "a\\nb\\u001b" and first["level"] == "info" and first["level_"] == "x"
     assert second["event"] == "two" and second["time"].endswith("Z")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_arguments_are_not_cut(tmp_path: Path) -> None:
+    """They have a limit of their own, and a part of them would be no JSON."""
+    path = tmp_path / "log"
+    told = json.dumps({"text": "x" * JSON_VALUE_CHARS * 2})
+    json_sink(str(path))(Record("info", "round", (("arguments", told), ("name", "x" * JSON_VALUE_CHARS * 2))))
+    line = json.loads(path.read_text())
+    assert line["arguments"] == told and len(line["name"]) < JSON_VALUE_CHARS + 30
+
+
+@pytest.mark.parametrize(
+    ("told", "shown"),
+    [
+        # What is taken out ends before a quote: the backslash before that must not go with it.
+        ({"a": 'secret=abcdef"g', "pwd": 1}, {"a": 'secret=[redacted]"g', "pwd": "[redacted]"}),
+        ({"a": 'Cookie: a"b', "pwd": [2]}, {"a": 'Cookie: [redacted]"b', "pwd": "[redacted]"}),
+        ({"a": "Cookie: a\nafter it"}, {"a": "Cookie: [redacted]\nafter it"}),
+        ({"a": '{"password": "hunter22"}'}, {"a": '{"password": "[redacted]"}'}),
+        ({"pass": "a", "pass_through": "b"}, {"pass": "[redacted]", "pass_through": "b"}),
+        ({"smtpPass": 1, "dbCreds": {}}, {"smtpPass": "[redacted]", "dbCreds": "[redacted]"}),
+        ({"a": ['hidden"words1', 1234567890]}, {"a": ["[redacted]", "[redacted]"]}),
+        ({'hidden"words1': None, "b": [True, 1.5]}, {"[redacted]": None, "b": [True, 1.5]}),
+    ],
+)
+def test_arguments_stay_json_without_secrets(told: object, shown: object) -> None:
+    redactor = Redactor(['hidden"words1', "1234567890"])
+    ((_, text),) = redactor.record(Record("info", "round", (("arguments", json.dumps(told)),))).fields
+    assert isinstance(text, str) and json.loads(text) == shown
+
+
+def test_numbers_of_arguments_stay_as_they_were_written() -> None:
+    told = '{"a":1e400,"b":1.10,"c":-0.0,"d":' + "9" * 5000 + ',"pwd":"[redacted]"}'
+    record = Record("info", "round", (("arguments", told.replace("[redacted]", "short")),))
+    assert Redactor().record(record).fields == (("arguments", told),)

@@ -178,3 +178,16 @@ def test_out_of_processes_is_a_failed_start(start: Start, monkeypatch: pytest.Mo
         monkeypatch.setattr(process.subprocess, "Popen", none_left)
         harness.put(child(1, ""))
         assert "resource temporarily unavailable" in gateway.first("connect_failed")[1]
+
+
+def test_a_broken_pipe_of_a_connection_is_no_quiet_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line takes one for the end of its own stdout; a gateway must not end without a word."""
+    from mcpgate import life, program
+    from mcpgate_proto.config import GatewayConfig
+
+    def broken(*given: object) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(life, "run_gateway", broken)
+    with pytest.raises(RuntimeError, match="defect"):
+        program.run_plan(program.Plan(GatewayConfig()))

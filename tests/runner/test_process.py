@@ -43,6 +43,7 @@ for line in sys.stdin:
     elif method == "tools/list":
         result = {"tools": [{"name": "slow", "inputSchema": {"type": "object"}}], **META}
     elif method == "tools/call":
+        print("a call has come", file=sys.stderr, flush=True)
         time.sleep(message["params"]["arguments"].get("seconds", 0))
         result = {"content": [{"type": "text", "text": "done"}], **META}
     else:
@@ -84,12 +85,13 @@ def test_calls_in_flight_finish(runner: str, server: str, number: int, code: int
     with serving(runner, server) as gate:
         url = gate.url()
         assert text_of(call_tool(url, "slow", {})) == "done"
+        gate.until("a call has come")
         pids = family(gate)
         assert pids
         answers: list[Any] = []
         calling = threading.Thread(target=lambda: answers.append(call_tool(url, "slow", {"seconds": 0.7})))
         calling.start()
-        time.sleep(0.3)
+        gate.until("a call has come")
         gate.popen.send_signal(number)
         gate.until("stopping")
         with pytest.raises(OSError):

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import ssl
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +116,26 @@ def test_a_first_message_in_the_handshakes_last_packet(start: Start, certificate
         sock.sendall(outgoing.read())
         conn = gateway.first("accepted")[2]
         gateway.until(lambda: gateway.data(conn) == b"at once")
+
+
+def test_an_end_for_a_client_that_is_gone(start: Start, certificates: Certificates) -> None:
+    """The end of TLS is something to send: that nobody is there to take it must not end the runner."""
+    gateway = echoing(tls_listener(certificates))
+    with start(gateway) as harness:
+        sock = client(harness, certificates)
+        (conn, _) = gateway.first("secured")
+        harness.put(fx.PauseRead(conn))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.close()
+        # The kernel has taken the reset when this one is through.
+        with client(harness, certificates) as other:
+            other.sendall(b"there")
+            assert other.recv(5) == b"there"
+            harness.put(fx.ShutdownWrite(conn))
+            other.sendall(b"still")
+            assert other.recv(5) == b"still"
+        harness.put(fx.Close(conn))
+        gateway.until(lambda: conn in {args[0] for args in gateway.all("closed")})
 
 
 def test_client_certificates(start: Start, certificates: Certificates) -> None:
