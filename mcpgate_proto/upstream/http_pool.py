@@ -402,6 +402,10 @@ class HttpPool:
         if not self._waiting:
             return None
         limits = self.hub.limits
+        few = min(limits.http_connections_per_server, limits.http_connections_per_principal)
+        if len(self._waiting) == 1 and len(self._open) + len(self._resolving) < few:
+            (lane,) = self._waiting.values()
+            return next(iter(lane))  # as nearly always: so few that nobody can have too many
         under_way = [one.ticket.request for one in self._open if one.ticket is not None]
         under_way += [one.request for one in self._resolving]
         busy, most = sum(1 for one in under_way if not one.pinned), limits.http_connections_per_server
