@@ -6,6 +6,7 @@ Must never: write to stdout, which may belong to the protocol.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["EXIT_FAILURE", "EXIT_INTERRUPTED", "EXIT_OK", "EXIT_USAGE", "Plan", "run_plan", "tell"]
 
+# mallopt(3).
+M_MMAP_THRESHOLD = -3
 IN_USE = os.strerror(errno.EADDRINUSE).lower()
 EXIT_OK = 0
 EXIT_FAILURE = 1
@@ -68,6 +71,15 @@ def endpoint(listener: ListenConfig, address: Address) -> str:
     if address.path:
         return f"{scheme}+{address}:{listener.path}"
     return f"{scheme}://{address}{listener.path}"
+
+
+def _return_memory() -> None:
+    """Large texts have memory of their own, and give it back: glibc would come to keep up to twice the
+    largest one for itself (mallopt(3))."""
+    import ctypes
+
+    with contextlib.suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 20)
 
 
 def run_plan(plan: Plan) -> int:
@@ -120,6 +132,7 @@ def run_plan(plan: Plan) -> int:
         browse=plan.browse,
         reload=partial(_reload, plan, service, sink) if plan.settings is not None else None,
     )
+    _return_memory()
     try:
         outcome = run_gateway(gateway, plan.runner, options)
     except RunnerMissing as error:
